@@ -1,0 +1,69 @@
+"""A WebSocket client for synchronous Python: the browser's class, with callbacks, and no async.
+
+    USER THREADS                  LOOP THREAD: one curio kernel
+    websocket.py --commands--> _bridge.py --> _session.py --> _protocol.py --bytes--> _transport.py --> server
+                             (UniversalQueue)                  (wsproto)               (TCP, TLS)
+    CALLBACK THREADS
+    _callbacks.py <--events--- _bridge.py <-- _session.py <-- _protocol.py <--bytes-- _transport.py <-- server
+"""
+
+from ._bridge import ReadyState
+from ._handshake import Response
+from ._options import Options
+from ._sockets import close_all, open_sockets
+from .close_codes import CloseCode
+from .events import CloseEvent, ErrorEvent, Event, MessageEvent
+from .exceptions import (
+    Cancelled,
+    ConnectionClosed,
+    ConnectionFailed,
+    ConnectionLost,
+    HandshakeError,
+    InvalidArgument,
+    InvalidClose,
+    InvalidStateError,
+    InvalidURL,
+    KeepaliveTimeout,
+    MessageTooBig,
+    OpenTimeout,
+    ProtocolError,
+    TLSError,
+    WaitTimeout,
+    WebSocketError,
+)
+from .websocket import Stats, WebSocket, connect
+
+__version__ = "2.0.0"
+
+__all__ = [
+    "Cancelled",
+    "CloseCode",
+    "CloseEvent",
+    "ConnectionClosed",
+    "ConnectionFailed",
+    "ConnectionLost",
+    "ErrorEvent",
+    "Event",
+    "HandshakeError",
+    "InvalidArgument",
+    "InvalidClose",
+    "InvalidStateError",
+    "InvalidURL",
+    "KeepaliveTimeout",
+    "MessageEvent",
+    "MessageTooBig",
+    "OpenTimeout",
+    "Options",
+    "ProtocolError",
+    "ReadyState",
+    "Response",
+    "Stats",
+    "TLSError",
+    "WaitTimeout",
+    "WebSocket",
+    "WebSocketError",
+    "__version__",
+    "close_all",
+    "connect",
+    "open_sockets",
+]

@@ -1,0 +1,375 @@
+"""Which event a handler hears next, and the thread that runs the handlers of one WebSocket.
+
+The events of a connection have a fixed order: open, the messages, error, close. An event is run as soon as it is the
+first of those that have a handler; one that has none waits for the first handler of its type. Messages without a
+handler wait for recv() and hold nobody up.
+
+The loop thread and the setters of handlers call `notify()`; the callback thread asks `_next()` until it says None.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any
+
+from . import _loop_thread
+from ._bridge import Bridge, ReadyState
+from .events import (
+    EVENT_TYPES,
+    HANDLER_NAMES,
+    WITH_ARGUMENT,
+    CloseEvent,
+    ErrorEvent,
+    Event,
+    EventType,
+    MessageEvent,
+    check_handler,
+    takes_event,
+)
+from .exceptions import WebSocketError
+
+log = logging.getLogger("nwebsocket")
+
+INIT_PATIENCE = 5.0
+"""Seconds that an ``__init__`` may run while events wait, before a warning says why no callback has run yet."""
+
+LATE_HANDLER_PATIENCE = 1.0
+"""Seconds that the callback thread outlives its connection while events wait for a handler: set soon, it runs there."""
+
+ATTRIBUTE = object()
+"""Stands for the handler in the ``on...`` attribute in a list of listeners, which has its place there."""
+
+
+class Listener:
+    """One entry of addEventListener()."""
+
+    __slots__ = ("function", "once", "removed")
+
+    def __init__(self, function: Callable[[Any], Any], once: bool) -> None:
+        self.function = function
+        self.once = once
+        self.removed = False
+
+
+class Callbacks:
+    """The handlers of one WebSocket, and the thread they run on."""
+
+    def __init__(self, owner: Any, bridge: Bridge, origin: str, where: str, defaults: dict[str, Any]) -> None:
+        self._bridge = bridge
+        self._origin = origin
+        self._on_loop = where == "loop"
+        # The base class's empty on... methods: an attribute that is still one of these is no handler.
+        self._defaults = defaults
+        self._owner = weakref.ref(owner, self._owner_gone)
+        # Held while there are handlers, so that a socket lives as long as it may call them.
+        self._kept_alive: Any = None
+        self._listeners: dict[str, list[Any]] = {event_type: [] for event_type in EVENT_TYPES}
+        # How many __init__ are running; callbacks are held until the outermost has returned.
+        self._init_depth = 0
+        self._held_notified = False
+        # Events that have happened and that no handler has heard yet, but for messages, which the bridge keeps.
+        self._pending: set[EventType] = set()
+        self._end_dispatched = False
+        self._shows_open = False
+        self._thread: threading.Thread | None = None
+        self._thread_ident: int | None = None
+        self._running = False
+        # The callback thread sleeps, or is about to, on `_wakeup`; guarded by the bridge's lock.
+        self._idle = False
+        self._wakeup = threading.Lock()
+        self._wakeup.acquire()
+
+    # ---- handlers
+
+    def check_methods(self, owner: Any) -> None:
+        """Raise TypeError if a method of a subclass cannot be the handler that its name says."""
+        for name in HANDLER_NAMES:
+            handler = getattr(owner, name)
+            if self._is_handler(handler, name):
+                check_handler(name, handler, always_with_argument=name in WITH_ARGUMENT)
+
+    def attribute_set(self, name: str) -> None:
+        """An on... attribute has been assigned: it takes its place among the listeners, and what waited is run."""
+        listeners = self._listeners[HANDLER_NAMES[name]]
+        with self._bridge.lock:
+            if ATTRIBUTE not in listeners:
+                listeners.append(ATTRIBUTE)
+        self._handlers_changed()
+
+    def add(self, event_type: str, function: Callable[[Any], Any], once: bool) -> None:
+        """addEventListener(); adding the same function twice does nothing (DOM section 2.7)."""
+        listeners = self._listeners[event_type]
+        with self._bridge.lock:
+            if any(entry is not ATTRIBUTE and entry.function == function for entry in listeners):
+                return
+            if ATTRIBUTE not in listeners and self._attribute(event_type) is not None:
+                listeners.append(ATTRIBUTE)
+            listeners.append(Listener(function, once))
+        self._handlers_changed()
+
+    def remove(self, event_type: str, function: Callable[[Any], Any]) -> None:
+        """removeEventListener(); takes effect at once, also for the event being dispatched."""
+        with self._bridge.lock:
+            for entry in list(self._listeners[event_type]):
+                if entry is not ATTRIBUTE and entry.function == function:
+                    entry.removed = True
+                    self._listeners[event_type].remove(entry)
+        self._keep_owner()
+
+    def _handlers_changed(self) -> None:
+        self._keep_owner()
+        self._bridge.wake()  # a recv() that waits has nothing to wait for any more
+        self.notify()
+
+    def has_handler(self, event_type: str) -> bool:
+        """Whether somebody listens to this type of event."""
+        listeners = self._listeners[event_type]
+        return any(entry is not ATTRIBUTE for entry in listeners) or self._attribute(event_type) is not None
+
+    def _attribute(self, event_type: str) -> Callable[..., Any] | None:
+        name = f"on{event_type}"
+        handler = getattr(self._owner(), name, None)
+        return handler if self._is_handler(handler, name) else None
+
+    def _is_handler(self, handler: Any, name: str) -> bool:
+        return handler is not None and getattr(handler, "__func__", None) is not self._defaults[name]
+
+    # ---- the constructor
+
+    def init_entered(self) -> None:
+        self._init_depth += 1
+
+    def init_left(self) -> None:
+        """When the outermost __init__ has returned, callbacks may run."""
+        self._init_depth -= 1
+        if self._init_depth == 0:
+            self._handlers_changed()
+
+    def _hold(self) -> None:
+        if not self._held_notified:
+            self._held_notified = True
+            _loop_thread.current().call_later(INIT_PATIENCE, self._warn_if_held)
+
+    def _warn_if_held(self) -> None:
+        if self._init_depth:
+            log.warning(
+                "%s.__init__ has been running for %g s: callbacks run only after it has returned",
+                type(self._owner()).__name__,
+                INIT_PATIENCE,
+            )
+
+    # ---- what happened
+
+    def happened(self, *event_types: EventType) -> None:
+        """Events to be heard; from the loop thread, followed by notify()."""
+        with self._bridge.lock:
+            self._pending.update(event_types)
+
+    def notify(self) -> None:
+        """There may be something to run, or somebody new to hear it. From any thread."""
+        if self._init_depth:
+            self._hold()
+        elif self._on_loop:
+            self._notify_loop()
+        else:
+            self._notify_thread()
+
+    def ended(self) -> None:
+        """The connection is over, and everything that happened has been said; from the loop thread."""
+        self.notify()
+        self._keep_owner()
+
+    def _keep_owner(self) -> None:
+        """A socket with handlers lives until it has heard everything; without, nobody but its user holds it."""
+        over = self._bridge.ending is not None and self._next_type() is None
+        listening = any(map(self.has_handler, EVENT_TYPES))
+        self._kept_alive = self._owner() if listening and not over else None
+
+    def _notify_thread(self) -> None:
+        with self._bridge.lock:
+            if self._thread is not None:
+                self._wake_thread()
+                return
+            if self._next_type() is None:
+                return
+            self._thread = threading.Thread(target=self._run_thread, name="nwebsocket-callbacks", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            # No more threads: at interpreter exit (Python 3.12+), or the system's limit is reached. Not silence, then.
+            log.warning("no thread can be started for callbacks: they run on the loop thread")
+            self._thread = None
+            self._on_loop = True
+            self._notify_loop()
+
+    def _run_thread(self) -> None:
+        self._thread_ident = get_ident()
+        while True:
+            self._run_all()
+            with self._bridge.lock:
+                if self._next_type() is not None:
+                    continue
+                if self._owner() is None or self._all_heard():
+                    break
+                self._idle = True
+                patience = -1 if self._bridge.ending is None else LATE_HANDLER_PATIENCE
+            if patience > 0:
+                self._bridge.wake()  # wait_closed() waits for just this
+            if not self._wakeup.acquire(timeout=patience) and self._stays_idle():
+                break
+        self._finish_thread()
+
+    def _all_heard(self) -> bool:
+        """Whether the connection has ended and no event is left, with a handler or without."""
+        return self._bridge.ending is not None and not self._pending and not self._bridge.inbox_length
+
+    def _owner_gone(self, _: object) -> None:
+        with self._bridge.lock:
+            self._wake_thread()
+
+    def _wake_thread(self) -> None:
+        idle, self._idle = self._idle, False
+        if idle:
+            self._wakeup.release()
+
+    def _stays_idle(self) -> bool:
+        """Whether nobody woke the thread between its time-out and now."""
+        with self._bridge.lock:
+            idle, self._idle = self._idle, False
+            if not idle:
+                self._wakeup.acquire()
+            return idle
+
+    def _finish_thread(self) -> None:
+        with self._bridge.lock:
+            self._thread = None
+            self._thread_ident = None
+        self._bridge.wake()
+        self.notify()  # a handler set in this very moment is not forgotten
+
+    def _notify_loop(self) -> None:
+        if _loop_thread.is_loop_thread() and not self._running:
+            self._run_all()
+            self._bridge.wake()
+        else:
+            _loop_thread.current().post(self._run_on_loop)
+
+    async def _run_on_loop(self) -> None:
+        if not self._running:
+            self._run_all()
+            self._bridge.wake()
+
+    # ---- running
+
+    def is_current(self) -> bool:
+        """Whether the caller is one of this socket's handlers."""
+        if self._on_loop:
+            return self._running and _loop_thread.is_loop_thread()
+        return get_ident() == self._thread_ident
+
+    def end_unheard(self) -> bool:
+        """Whether the connection has ended and neither its error nor its close has been heard."""
+        return self._pending >= {"error", "close"}
+
+    def settled(self) -> bool:
+        """Nothing is running, and nothing waits that could run now."""
+        if self._init_depth:
+            return True
+        return not self._running and self._next_type() is None
+
+    def visible_state(self) -> ReadyState:
+        """readyState: a handler sees the state of its event, everybody else the connection's."""
+        state = self._bridge.state
+        if self._end_dispatched or state <= ReadyState.OPEN or not self.is_current():
+            return state
+        closing = self._bridge.closed_locally and not self._shows_open
+        return ReadyState.CLOSING if closing else ReadyState.OPEN
+
+    def _next_type(self) -> EventType | None:
+        """The type of the first event that has a handler."""
+        pending = self._pending
+        if "open" in pending and self.has_handler("open"):
+            return "open"
+        if self._bridge.inbox_length and self.has_handler("message"):
+            return "message"
+        if "error" in pending and self.has_handler("error"):
+            return "error"
+        if "close" in pending and self.has_handler("close"):
+            return "close"
+        return None
+
+    def _run_all(self) -> None:
+        self._running = True
+        try:
+            while (event_type := self._next_type()) is not None:
+                owner = self._owner()
+                if owner is None:
+                    return
+                self._dispatch(owner, event_type)
+                del owner
+        finally:
+            self._running = False
+        if self._bridge.ending is not None:
+            self._keep_owner()
+
+    def _dispatch(self, owner: Any, event_type: EventType) -> None:
+        if event_type == "message":
+            data = self._bridge.take_message()
+            self._call_handlers(owner, MessageEvent("message", owner, data, self._origin), data)
+            return
+        with self._bridge.lock:
+            self._pending.discard(event_type)
+        if event_type == "open":
+            self._shows_open = self._bridge.closed_locally  # close() came before this event was heard
+            self._call_handlers(owner, Event("open", owner))
+            self._shows_open = False
+            return
+        self._end_dispatched = True
+        ending = self._bridge.ending
+        assert ending is not None
+        if event_type == "error":
+            error = ending.error or WebSocketError("the connection has failed")
+            self._call_handlers(owner, ErrorEvent("error", owner, error), error)
+        else:
+            self._call_handlers(owner, CloseEvent("close", owner, ending.code, ending.reason, ending.clean))
+
+    def _call_handlers(self, owner: Any, event: Event, argument: Any = None) -> None:
+        """Run the listeners in the order in which they were registered, the on... attribute among them."""
+        entries = list(self._listeners[event.type])
+        if ATTRIBUTE not in entries:
+            entries.insert(0, ATTRIBUTE)
+        for entry in entries:
+            if entry is ATTRIBUTE:
+                handler = self._attribute(event.type)
+                if handler is not None:
+                    self._call_attribute(handler, event, argument)
+            elif not entry.removed:
+                if entry.once:
+                    self.remove(event.type, entry.function)
+                self._call(event.type, entry.function, event)
+
+    def _call_attribute(self, handler: Callable[..., Any], event: Event, argument: Any) -> None:
+        name = f"on{event.type}"
+        if argument is None:
+            self._call(name, _call_with_or_without, handler, event)
+        else:
+            self._call(name, handler, argument)
+
+    def _call(self, name: str, function: Callable[..., Any], *arguments: Any) -> None:
+        """An exception in a handler is logged, and the next event is still delivered."""
+        try:
+            function(*arguments)
+        except BaseException:
+            log.exception("exception in the handler %s of %s", name, type(self._owner()).__name__)
+
+
+def _call_with_or_without(handler: Callable[..., Any], event: Event) -> None:
+    """onopen and onclose may be written with a parameter, for the event, or without."""
+    if takes_event(handler):
+        handler(event)
+    else:
+        handler()

@@ -1,0 +1,93 @@
+"""The one place that imports curio: 1.6, the last release, cannot be imported on Python 3.12 and later as it is.
+
+`curio/channel.py` reads ``multiprocessing.connection.CHALLENGE``, ``WELCOME`` and ``FAILURE``, which have had a
+leading underscore since 3.12, and `curio/ssl.py` decorates with ``ssl.wrap_socket``, which 3.12 removed.
+Neither is used by this library: the names are lent for the length of the import and taken back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing.connection
+import ssl
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def _lend_names() -> Iterator[None]:
+    lent: list[tuple[Any, str]] = []
+
+    def lend(module: Any, name: str, value: Any) -> None:
+        if not hasattr(module, name):
+            setattr(module, name, value)
+            lent.append((module, name))
+
+    for name in ("CHALLENGE", "WELCOME", "FAILURE"):
+        lend(multiprocessing.connection, name, getattr(multiprocessing.connection, f"_{name}", None))
+    lend(ssl, "wrap_socket", lambda *args, **kwargs: None)
+    try:
+        yield
+    finally:
+        for module, name in lent:
+            delattr(module, name)
+
+
+with _lend_names():
+    import curio
+    import curio.traps
+    from curio import (
+        Event,
+        Kernel,
+        Task,
+        TaskGroup,
+        TaskTimeout,
+        UniversalQueue,
+        current_task,
+        disable_cancellation,
+        run_in_thread,
+        sleep,
+        spawn,
+    )
+    from curio.errors import CancelledError
+    from curio.io import _Fd as Descriptor
+    from curio.traps import _read_wait as wait_readable
+    from curio.traps import _set_timeout, _unset_timeout
+    from curio.traps import _write_wait as wait_writable
+
+__all__ = [
+    "CancelledError",
+    "Descriptor",
+    "Event",
+    "Kernel",
+    "Task",
+    "TaskGroup",
+    "TaskTimeout",
+    "UniversalQueue",
+    "before",
+    "curio",
+    "current_task",
+    "disable_cancellation",
+    "run_in_thread",
+    "sleep",
+    "spawn",
+    "wait_readable",
+    "wait_writable",
+]
+
+
+async def before(deadline: float | None, coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of `coroutine`; TaskTimeout if it is still waiting at `deadline` (monotonic clock; None: no limit).
+
+    curio's own timeout_after() logs a warning whenever something succeeded a little late, as everything does while
+    another thread holds the interpreter, and ignore_after(None, ...) fails with a TypeError.
+    """
+    if deadline is None:
+        return await coroutine
+    previous = await _set_timeout(deadline)
+    try:
+        return await coroutine
+    finally:
+        await _unset_timeout(previous)

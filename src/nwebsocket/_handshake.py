@@ -1,0 +1,258 @@
+"""The opening handshake, without any input or output: our request, and the server's answer to it (RFC 6455 section 4).
+
+wsproto builds the request and agrees to the answer; what it leaves unchecked is checked here before it gets to see it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from wsproto import events, utilities
+from wsproto.connection import ConnectionType
+from wsproto.extensions import Extension
+from wsproto.handshake import H11Handshake
+
+from ._deflate import Deflate
+from .exceptions import HandshakeError, InvalidArgument
+
+MAX_HEAD_BYTES = 65_536
+MAX_BODY_BYTES = 65_536
+
+_BEGINNING = b"HTTP/1."
+_BLANK_LINE = re.compile(rb"\n\r?\n")
+_STATUS_LINE = re.compile(r"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: ([\t -~\xa0-\xff]*))?")
+_KEY = re.compile(rb"\r\nSec-WebSocket-Key: (\S+)\r\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the opening handshake says.
+
+    ``host``         the Host header, ASCII, with the port unless it is the scheme's: ``example.org``, ``[::1]:9000``
+    ``target``       path and query, ASCII, percent-encoded
+    ``headers``      further headers, none of them one that the handshake itself sets
+    ``protocols``    the sub-protocols to offer
+    ``compression``  whether to offer permessage-deflate
+    ``max_size``     the largest message to accept from the server, in bytes after decompression; None for any
+    """
+
+    host: str
+    target: str
+    headers: tuple[tuple[str, str], ...] = ()
+    protocols: tuple[str, ...] = ()
+    compression: bool = True
+    max_size: int | None = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The server's answer to the opening handshake.
+
+    ``status``   the HTTP status: 101 if the connection was opened
+    ``headers``  all its headers as (name, value) pairs, in order, the names written as the server wrote them
+    """
+
+    status: int
+    headers: list[tuple[str, str]]
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """Return the value of the first header called ``name`` (in any case), or ``default`` without one."""
+        return next(iter(self._get_all(name)), default)
+
+    def _get_all(self, name: str) -> list[str]:
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
+
+class _AsciiHost(str):
+    """A host for wsproto, which encodes with IDNA: that refuses a label of 63 characters followed by a port."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "ascii", errors: str = "strict") -> bytes:
+        return super().encode("ascii")
+
+
+class Opening:
+    """The opening handshake: our request, and the server's answer to it."""
+
+    def __init__(self, request: Request, deflate: Deflate) -> None:
+        self.response: Response | None = None
+        self.subprotocol = ""
+        self.extensions = ""
+        self._request = request
+        self._offered: list[Extension] = [deflate] if request.compression else []
+        self._wsproto = H11Handshake(ConnectionType.CLIENT)
+        self._key = b""
+        self._inbox = bytearray()  # received, and not yet a whole head
+        self._searched = 0  # how much of it holds no end of a head
+        self._head_room = MAX_HEAD_BYTES  # what the heads still to come may be long
+        self._phrase = ""
+        self._body = bytearray()
+
+    def request(self) -> bytes:
+        request = self._request
+        try:
+            data = self._wsproto.send(
+                events.Request(
+                    host=_AsciiHost(request.host),
+                    target=request.target,
+                    extensions=self._offered,
+                    extra_headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in request.headers],
+                    subprotocols=list(request.protocols),
+                )
+            )
+        except Exception as error:  # ValueError, or a class of h11's, of which only wsproto should know
+            raise InvalidArgument(f"the request cannot be sent: {error}") from error
+        key = _KEY.search(data)
+        assert key is not None
+        self._key = key[1]
+        return data
+
+    def receive(self, data: bytes) -> bytes | None:
+        """Return what follows an accepted 101, or None to ask for more."""
+        if self.response is not None:
+            self._read_body(data)
+            return None
+        if not data:
+            raise self._ended_early()
+        self._inbox += data
+        while (head := self._next_head()) is not None:
+            status, phrase, headers = self._parse(head)
+            if 100 <= status < 200 and status != 101:
+                continue  # an interim answer (100, 103): wsproto would take it for the final one
+            self.response, self._phrase = Response(status, headers), phrase
+            if status == 101:
+                return self._accept()
+            self._read_body(head + self._inbox)
+            break
+        return None
+
+    def refusal(self) -> HandshakeError | None:
+        if self.response is None or self.response.status == 101:
+            return None
+        status = f"{self.response.status} {self._phrase}".rstrip()
+        return self._error(f"the server answered the opening handshake with HTTP {status}")
+
+    def _next_head(self) -> bytes | None:
+        if self._inbox[: len(_BEGINNING)] != _BEGINNING[: len(self._inbox)]:
+            raise HandshakeError(f"the server does not speak HTTP/1.1; its answer begins {_show(self._inbox)}")
+        end = _BLANK_LINE.search(self._inbox, max(0, self._searched - 2))
+        size = len(self._inbox) if end is None else end.end()
+        if size > self._head_room:
+            raise HandshakeError(f"the headers of the server's answer are longer than {MAX_HEAD_BYTES:,} bytes")
+        if end is None:
+            self._searched = size
+            return None
+        head = bytes(self._inbox[:size])
+        del self._inbox[:size]
+        self._searched = 0
+        self._head_room -= size
+        return head
+
+    @staticmethod
+    def _parse(head: bytes) -> tuple[int, str, list[tuple[str, str]]]:
+        status_line, *lines = re.split(r"\r?\n", head.decode("latin-1"))
+        status = _STATUS_LINE.fullmatch(status_line)
+        if status is None:
+            raise HandshakeError(f"the server's answer has no HTTP status line; it begins {_show(status_line)}")
+        headers = []
+        for line in lines[:-2]:
+            name, colon, value = line.partition(":")
+            if not colon or not name or name != name.strip():
+                raise HandshakeError(f"the server's answer has a malformed header line: {_show(line)}")
+            headers.append((name, value.strip(" \t")))
+        return int(status[1]), status[2] or "", headers
+
+    def _accept(self) -> bytes:
+        """Check a 101, all of it, and let wsproto agree."""
+        try:
+            self._check_upgrade()
+            self._check_subprotocol()
+            self._check_extensions()
+            self._wsproto.receive_data(self._head_for_wsproto())
+        except (ValueError, utilities.ProtocolError) as error:
+            raise self._error(f"the server's answer to the opening handshake is wrong: {error}") from error
+        self.subprotocol = self._single("Sec-WebSocket-Protocol") or ""
+        self.extensions = ", ".join(self._all("Sec-WebSocket-Extensions"))
+        return bytes(self._inbox)
+
+    def _check_upgrade(self) -> None:
+        upgrade = self._single("Upgrade")
+        if upgrade is None or upgrade.lower() != "websocket":
+            raise ValueError(f"its Upgrade header is {_show(upgrade)}; 'websocket' was expected")
+        connection = ", ".join(self._all("Connection"))
+        if "upgrade" not in (token.strip().lower() for token in connection.split(",")):
+            raise ValueError(f"its Connection header is {_show(connection)}; 'Upgrade' was expected in it")
+        accept = self._single("Sec-WebSocket-Accept")
+        expected = utilities.generate_accept_token(self._key).decode()
+        if accept != expected:
+            raise ValueError(f"its Sec-WebSocket-Accept header is {_show(accept)}; {expected!r} was expected")
+
+    def _check_subprotocol(self) -> None:
+        chosen, offered = self._single("Sec-WebSocket-Protocol"), list(self._request.protocols)
+        if chosen is None and offered:
+            raise ValueError(f"it chose no sub-protocol; one of {offered} was expected")
+        if chosen is not None and chosen not in offered:
+            raise ValueError(f"it chose the sub-protocol {_show(chosen)}; {offered or 'none'} had been offered")
+
+    def _check_extensions(self) -> None:
+        elements = [element for value in self._all("Sec-WebSocket-Extensions") for element in value.split(",")]
+        names = [element.partition(";")[0].strip() for element in elements]
+        offered = [extension.name for extension in self._offered]
+        for name in names:
+            if name not in offered:
+                raise ValueError(f"it uses the extension {_show(name)}; {offered or 'none'} had been offered")
+            if names.count(name) > 1:
+                raise ValueError(f"it uses the extension {name} {names.count(name)} times; once was expected")
+
+    def _head_for_wsproto(self) -> bytes:
+        """The 101 again, its lists repeated as a whole at the end: wsproto heeds only the last header of several."""
+        assert self.response is not None
+        lists = [(name, ", ".join(self._all(name))) for name in ("Connection", "Sec-WebSocket-Extensions")]
+        headers = self.response.headers + [(name, value) for name, value in lists if value]
+        lines = ["HTTP/1.1 101 Switching Protocols", *(f"{name}: {value}" for name, value in headers), "", ""]
+        return "\r\n".join(lines).encode("latin-1")
+
+    def _read_body(self, data: bytes) -> None:
+        """Gather the body of a refusal and raise it when it is complete, or has become as long as may be."""
+        try:
+            self._wsproto.receive_data(data or None)
+            finished = not data
+        except utilities.ProtocolError:  # a broken body, or one cut off: the refusal stands nevertheless
+            finished = True
+        for event in self._wsproto.events():
+            if isinstance(event, events.RejectData):
+                self._body += event.data[: MAX_BODY_BYTES - len(self._body)]
+                finished = finished or event.body_finished or len(self._body) == MAX_BODY_BYTES
+        refusal = self.refusal()
+        if finished and refusal is not None:
+            raise refusal
+
+    def _ended_early(self) -> HandshakeError:
+        if self._inbox or self._head_room < MAX_HEAD_BYTES:
+            return HandshakeError("the server closed the connection in the middle of its answer to the handshake")
+        return HandshakeError("the server closed the connection without answering the opening handshake")
+
+    def _all(self, name: str) -> list[str]:
+        assert self.response is not None
+        return self.response._get_all(name)
+
+    def _single(self, name: str) -> str | None:
+        values = self._all(name)
+        if len(values) > 1:
+            raise ValueError(f"it has {len(values)} headers {name}, {_show(values)}; one was expected")
+        return values[0] if values else None
+
+    def _error(self, message: str) -> HandshakeError:
+        assert self.response is not None
+        return HandshakeError(
+            message, status=self.response.status, headers=list(self.response.headers), body=bytes(self._body)
+        )
+
+
+def _show(value: object) -> str:
+    """A value from the server, fit for an error message: at most the first 40 characters or bytes of it."""
+    if isinstance(value, bytearray):
+        value = bytes(value)
+    return repr(value[:40] if isinstance(value, (str, bytes)) else value)

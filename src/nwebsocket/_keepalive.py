@@ -1,0 +1,80 @@
+"""When to ping, which pong answers, and the latency. Pure: the time is passed in, in seconds of a monotonic clock.
+
+Any byte received counts as life. After `interval` of silence a ping is due; after `timeout` more the peer is dead.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Literal
+
+
+class Keepalive:
+    """The pings of one connection."""
+
+    def __init__(self, interval: float | None, timeout: float | None, now: float) -> None:
+        self._interval = interval
+        self._timeout = timeout
+        self._heard = now
+        # When the keepalive ping of this silence was sent; None while none is needed.
+        self._pinged: float | None = None
+        # Unanswered pings, oldest first: payload -> when it was sent.
+        self._unanswered: dict[bytes, float] = {}
+        # While we do not read, silence is our own doing.
+        self._paused = False
+        self.latency: float | None = None
+
+    def heard(self, now: float) -> None:
+        """Bytes have come."""
+        self._heard = now
+        self._pinged = None
+
+    def pause(self) -> None:
+        """The socket is not being read (back-pressure)."""
+        self._paused = True
+
+    def resume(self, now: float) -> None:
+        """The socket is read again: silence counts from now."""
+        self._paused = False
+        self.heard(now)
+
+    def ping(self, now: float) -> bytes:
+        """The payload of a new ping."""
+        payload = secrets.token_bytes(4)
+        while payload in self._unanswered:
+            payload = secrets.token_bytes(4)
+        self._unanswered[payload] = now
+        return payload
+
+    def keepalive_ping(self, now: float) -> bytes:
+        """The payload of the ping that `due` asked for; the patience runs from `now`."""
+        self._pinged = now
+        return self.ping(now)
+
+    def pong(self, payload: bytes, now: float) -> list[bytes]:
+        """The pings that this pong answers, oldest first: its own and all earlier ones; none if it was unsolicited."""
+        if payload not in self._unanswered:
+            return []
+        self.latency = now - self._unanswered[payload]
+        answered = []
+        for earlier in list(self._unanswered):
+            answered.append(earlier)
+            del self._unanswered[earlier]
+            if earlier == payload:
+                break
+        return answered
+
+    def due(self, now: float) -> Literal["ping", "dead"] | None:
+        """What the silence so far asks for."""
+        deadline = self.deadline()
+        if deadline is None or now < deadline:
+            return None
+        return "ping" if self._pinged is None else "dead"
+
+    def deadline(self) -> float | None:
+        """When `due` must be asked again; None: not before something is heard or resumed."""
+        if self._paused or self._interval is None:
+            return None
+        if self._pinged is None:
+            return self._heard + self._interval
+        return None if self._timeout is None else self._pinged + self._timeout

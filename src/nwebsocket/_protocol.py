@@ -1,0 +1,297 @@
+"""Bytes to messages and back: one client connection of RFC 6455, without any input or output.
+
+    Request ──> handshake() ──> bytes          bytes ──> receive_response() ──> Response, or HandshakeError
+    message(), ping(), close() ──> bytes       bytes ──> receive() ──> Received: messages, pongs, an answer, the end
+
+1. Nothing in here knows a socket, a thread or a clock; only this, `_handshake.py` and `_deflate.py` know wsproto.
+2. No method may be called while another one runs in a second thread: the caller sees to it.
+3. wsproto parses and builds. What it leaves unchecked is checked here: the head of the server's answer before wsproto
+   gets it (`_handshake.py`), the size of messages and frames through its hooks for extensions (`_FrameGuard`).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from wsproto import events
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.extensions import Extension
+from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
+
+from ._deflate import Deflate
+from ._handshake import Opening, Request, Response
+from .close_codes import CloseCode
+from .exceptions import (
+    ConnectionClosed,
+    HandshakeError,
+    InvalidArgument,
+    InvalidStateError,
+    MessageTooBig,
+    ProtocolError,
+)
+
+__all__ = ["PeerClose", "Protocol", "Received"]
+
+MAX_FRAGMENTS = 131_072
+MAX_PING_BYTES = 125
+
+_NO_BITS = RsvBits(False, False, False)
+
+
+class PeerClose(NamedTuple):
+    """The server's Close frame: its code (1005 if it had none) and its reason."""
+
+    code: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Received:
+    """What one receive() brought; the messages came before the close or the failure.
+
+    ``messages``  whole messages, in order
+    ``pongs``     the payloads of the pongs that came
+    ``answer``    bytes to send back: a Pong, a Close, both, or none
+    ``close``     the server's Close frame
+    ``failure``   how the server broke the protocol
+    """
+
+    messages: list[str | bytes] = field(default_factory=list)
+    pongs: list[bytes] = field(default_factory=list)
+    answer: bytes = b""
+    close: PeerClose | None = None
+    failure: ProtocolError | None = None
+
+
+class Protocol:
+    """One connection, from the opening handshake to the closing one."""
+
+    def __init__(self, request: Request) -> None:
+        self._deflate = Deflate(request.max_size)
+        self._guard = _FrameGuard(request.max_size)
+        self._opening = Opening(request, self._deflate)
+        self._connection: Connection | None = None
+        self._text: io.StringIO | None = None  # the fragments of a text message under way
+        self._bytes: bytearray | None = None  # ... or those of a binary one
+        self._handlers: dict[type[events.Event], Callable[[Any, Received], None]] = {
+            events.TextMessage: self._on_text,
+            events.BytesMessage: self._on_bytes,
+            events.Ping: self._on_ping,
+            events.Pong: self._on_pong,
+            events.CloseConnection: self._on_close,
+        }
+        self.close_sent = False
+        self.close_received = False
+        self.failed = False
+
+    @property
+    def response(self) -> Response | None:
+        """The server's answer to the handshake, once its head has come; also when it is a refusal."""
+        return self._opening.response
+
+    @property
+    def subprotocol(self) -> str:
+        """The sub-protocol that the server chose, or ""."""
+        return self._opening.subprotocol
+
+    @property
+    def extensions(self) -> str:
+        """The extensions in use as the server wrote them, or ""."""
+        return self._opening.extensions
+
+    @property
+    def can_send(self) -> bool:
+        """Whether messages may be sent: the connection is open and no Close frame has gone either way."""
+        return self._connection is not None and not (self.close_sent or self.close_received or self.failed)
+
+    def handshake(self) -> bytes:
+        """Return the bytes of the request; to be called once, before anything else.
+
+        Raises InvalidArgument if a value cannot stand in an HTTP request.
+        """
+        return self._opening.request()
+
+    def receive_response(self, data: bytes) -> bool:
+        """Take in bytes of the server's answer, b"" at the end of the stream (RFC 6455 section 4.1).
+
+        Returns True once the connection is open, and then wants a ``receive(b"")``: frames may have come in the same
+        packet. False asks for more. Raises HandshakeError if the server refuses or its answer is wrong.
+        """
+        trailing = self._opening.receive(data)
+        if trailing is None:
+            return False
+        self._connection = Connection(ConnectionType.CLIENT, [self._deflate, self._guard], trailing)
+        return True
+
+    def refusal(self) -> HandshakeError | None:
+        """Return the refusal so far, if the head of one has come but its body is not finished; else None."""
+        return self._opening.refusal()
+
+    def receive(self, data: bytes) -> Received:
+        """Take in bytes of the open connection. Whatever follows a Close frame or a failure is ignored."""
+        received = Received()
+        if self.close_received or self.failed:
+            return received
+        connection = self._established()
+        connection.receive_data(data)
+        for event in connection.events():
+            self._handlers[type(event)](event, received)
+        return received
+
+    def message(self, payload: str | bytes, *, fin: bool = True) -> bytes:
+        """Return the frame of a message, or of a fragment of one: all but the last with ``fin=False``.
+
+        Raises UnicodeEncodeError for a text with a lone surrogate, TypeError if the fragments of one message are not
+        all text or all binary, ConnectionClosed after a Close frame, InvalidStateError before the handshake.
+        """
+        if isinstance(payload, str):
+            return self._send(events.TextMessage(payload, message_finished=fin))
+        return self._send(events.BytesMessage(payload, message_finished=fin))
+
+    def ping(self, payload: bytes) -> bytes:
+        """Return a Ping frame with a payload of at most 125 bytes (RFC 6455 section 5.5.2).
+
+        Raises InvalidArgument for a longer one; ConnectionClosed and InvalidStateError as message() does.
+        """
+        if len(payload) > MAX_PING_BYTES:
+            raise InvalidArgument(f"a ping carries at most {MAX_PING_BYTES} bytes, not {len(payload)}")
+        return self._send(events.Ping(payload))
+
+    def close(self, code: int | None, reason: str) -> bytes:
+        """Return a Close frame, or b"" if none may be sent any more (or yet).
+
+        ``code``    a code that may stand in a frame; None for none, but 1000 if there is a reason
+        ``reason``  at most 123 bytes in UTF-8; see close_codes.check_close()
+        """
+        if not self.can_send:
+            return b""
+        if code is None:
+            code = CloseReason.NORMAL_CLOSURE if reason else CloseReason.NO_STATUS_RCVD
+        return self._send_close(events.CloseConnection(code, reason))
+
+    def _established(self) -> Connection:
+        if self._connection is None:
+            raise InvalidStateError("the opening handshake is not finished")
+        return self._connection
+
+    def _send(self, event: events.Event) -> bytes:
+        connection = self._established()
+        if not self.can_send:
+            raise ConnectionClosed("the connection is closing: nothing can be sent after a Close frame")
+        return connection.send(event)
+
+    def _send_close(self, event: events.CloseConnection) -> bytes:
+        self.close_sent = True
+        return self._established().send(event)
+
+    def _on_text(self, event: events.TextMessage, received: Received) -> None:
+        if self._text is None:
+            if event.message_finished:
+                received.messages.append(event.data)
+                return
+            self._text = io.StringIO()
+        self._text.write(event.data)
+        if event.message_finished:
+            received.messages.append(self._text.getvalue())
+            self._text = None
+
+    def _on_bytes(self, event: events.BytesMessage, received: Received) -> None:
+        if self._bytes is None:
+            if event.message_finished:
+                received.messages.append(bytes(event.data))
+                return
+            self._bytes = bytearray()
+        self._bytes += event.data
+        if event.message_finished:
+            received.messages.append(bytes(self._bytes))
+            self._bytes = None
+
+    def _on_ping(self, event: events.Ping, received: Received) -> None:
+        if self.can_send:
+            # Of several pings only the last needs a Pong (RFC 6455 section 5.5.3): a flood is not answered in kind.
+            received.answer = self._send(event.response())
+
+    def _on_pong(self, event: events.Pong, received: Received) -> None:
+        received.pongs.append(bytes(event.payload))
+
+    def _on_close(self, event: events.CloseConnection, received: Received) -> None:
+        # wsproto reports what it cannot parse as if the server had closed, but leaves its state as it was.
+        if self._established().state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
+            self._on_peer_close(event, received)
+        else:
+            self._on_failure(event, received)
+
+    def _on_peer_close(self, event: events.CloseConnection, received: Received) -> None:
+        if self._guard.close_code is not None:
+            event = events.CloseConnection(self._guard.close_code, event.reason)
+        received.close = PeerClose(int(event.code), event.reason or "")
+        self.close_received = True
+        if not self.close_sent:
+            received.answer += self._send_close(event.response())
+
+    def _on_failure(self, event: events.CloseConnection, received: Received) -> None:
+        fault = self._deflate.fault or self._guard.fault or event.reason or ""
+        if event.code == CloseCode.MESSAGE_TOO_BIG:
+            received.failure = MessageTooBig(fault)
+        else:
+            received.failure = ProtocolError(f"the server broke the protocol: {fault}", sent_code=int(event.code))
+        self.failed = True
+        self._text = self._bytes = None
+        if not self.close_sent:
+            received.answer += self._send_close(events.CloseConnection(event.code, fault))
+
+
+class _FrameGuard(Extension):
+    """What wsproto does not do about a frame, done in its hooks for extensions; it is never offered to the server.
+
+    ``fault``       after a frame was refused: what was wrong with it, for people
+    ``close_code``  the code of the server's Close, if it is one that wsproto does not know
+    """
+
+    name = "frame guard"
+
+    def __init__(self, max_size: int | None) -> None:
+        self.fault = ""
+        self.close_code: int | None = None
+        self._max_size = max_size
+        self._opcode = Opcode.CONTINUATION  # of the frame under way
+        self._compressed = False  # is the message under way? Then `Deflate` counts its bytes
+        self._size = 0  # bytes of the message under way, as announced by its frames so far
+        self._fragments = 0
+
+    def enabled(self) -> bool:
+        return True
+
+    def offer(self) -> bool:
+        return False
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        self._opcode = opcode
+        if not opcode.iscontrol():
+            if opcode is not Opcode.CONTINUATION:
+                self._compressed = rsv.rsv1
+                self._size = self._fragments = 0
+            self._size += payload_length
+            self._fragments += 1
+            self.fault = self._find_fault()
+        return CloseReason.MESSAGE_TOO_BIG if self.fault else _NO_BITS
+
+    def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes:
+        # 1014 was registered after wsproto's list was made, and wsproto takes it for a breach of the protocol: it is
+        # shown a code that it does not judge.
+        if self._opcode is Opcode.CLOSE and data[:2] == CloseCode.BAD_GATEWAY.to_bytes(2, "big"):
+            self.close_code = CloseCode.BAD_GATEWAY
+            return CloseCode.NORMAL_CLOSURE.to_bytes(2, "big") + data[2:]
+        return data
+
+    def _find_fault(self) -> str:
+        if self._fragments > MAX_FRAGMENTS:
+            return f"the server sent a message of more than {MAX_FRAGMENTS:,} fragments"
+        if self._max_size is not None and self._size > self._max_size and not self._compressed:
+            return f"the server sent a message of {self._size:,} bytes or more; max_size allows {self._max_size:,}"
+        return ""

@@ -1,0 +1,564 @@
+"""One connection's life in the loop: open, read, write, keep time, close; `run()` is the one place that ends it.
+
+    run() ── _open() ── transport, protocol           (with a deadline; cancelled by close())
+       └──── three tasks:
+             _read_loop()   socket -> protocol -> bridge.deliver(); waits while the inbox is full
+             _write_loop()  waits while the socket takes no more; everybody else writes with _flush(), without waiting
+             _keep_time()   pings, and the deadlines of closing
+
+Everything here runs on the loop thread; user threads reach it through the bridge's commands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import ssl
+from collections import deque
+from time import monotonic
+
+from . import _loop_thread
+from ._bridge import Bridge, Ending, Outgoing, describe
+from ._callbacks import Callbacks
+from ._curio import CancelledError, Event, Task, TaskGroup, TaskTimeout, before, current_task, disable_cancellation
+from ._handshake import Request, Response
+from ._keepalive import Keepalive
+from ._options import MAX_REDIRECTS, Options
+from ._protocol import PeerClose, Protocol
+from ._transport import Transport, default_tls_context, open_transport
+from ._url import URL
+from .exceptions import (
+    Cancelled,
+    ConnectionFailed,
+    ConnectionLost,
+    HandshakeError,
+    InvalidURL,
+    KeepaliveTimeout,
+    OpenTimeout,
+    Side,
+    WebSocketError,
+)
+
+log = logging.getLogger("nwebsocket")
+
+LINGER = 1.0
+"""Seconds to wait for the server to end the TCP connection once the Close frames are exchanged (RFC 6455 7.1.1)."""
+
+REFUSAL_PATIENCE = 1.0
+"""Seconds to wait for the rest of the body of a refused handshake."""
+
+BATCH_BYTES = 256 * 1024
+"""Payload framed and given to the operating system in one go; keeps bufferedAmount a live figure."""
+
+LISTENER_PATIENCE = 0.25
+"""Seconds for a handler to be set, or the error to be raised to somebody, before a failure is logged."""
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# Headers that belong to the origin they were meant for (the Fetch standard, and RFC 9110 section 15.4).
+_BOUND_TO_ORIGIN = frozenset({"authorization", "cookie", "proxy-authorization"})
+
+
+class Session:
+    """One connection, on the loop thread."""
+
+    def __init__(
+        self, bridge: Bridge, callbacks: Callbacks, url: URL, protocols: tuple[str, ...], options: Options
+    ) -> None:
+        self._bridge = bridge
+        self._callbacks = callbacks
+        self._url = url
+        self._protocols = protocols
+        self._options = options
+        self._transport: Transport | None = None
+        self._protocol: Protocol | None = None
+        self._opening: Task | None = None  # the task that is inside _open(), while it is
+        self._serving = False  # the three tasks are running
+        # What user threads may read.
+        self.response: Response | None = None
+        self.subprotocol = ""
+        self.extensions = ""
+        self.bytes_received = 0
+        self.keepalive = Keepalive(options.ping_interval, options.ping_timeout, monotonic())
+        self.pings: dict[bytes, list[float]] = {}  # payload -> where ping() waits for the latency
+
+        self._outgoing: deque[Outgoing] = deque()
+        # The batch in the transport's hands: its payload ends at `total`; it began when `sent` was `_batch_start`.
+        self._batch_total = 0
+        self._batch_base = 0
+        self._batch_start = 0
+
+        self._room = Event()  # the inbox has room again
+        self._stuck = Event()  # the socket takes no more: the writer shall wait for it
+        self._time_changed = Event()  # _keep_time() shall look at its deadlines again
+        self._writer_waits = False
+        self._reader_waits = False
+        self._full_inbox_told = False
+        self._write_error: OSError | None = None
+        # When closing is given up; None while the connection is open.
+        self._deadline: float | None = None
+        self._peer_close: PeerClose | None = None
+        self._closed_first: Side | None = None
+        self._error: WebSocketError | None = None
+        # Nothing more is expected of the peer but the end of the stream; what still comes is thrown away.
+        self._draining = False
+        self._shut_down = False
+
+    # ---- any thread
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes on the wire that the operating system has taken."""
+        return 0 if self._transport is None else self._transport.sent
+
+    def after_fork_in_child(self) -> None:
+        """Close the child's copy of the socket; the parent's is untouched."""
+        if self._transport is not None:
+            self._transport.close_inherited()
+
+    # ---- life
+
+    async def run(self) -> None:
+        """The whole life of the connection."""
+        try:
+            await self._open_within_limits()
+            await self._serve()
+        except WebSocketError as error:
+            self._error = error
+        except CancelledError:
+            self._error = self._error or ConnectionLost("the loop thread has ended")
+        except Exception as error:
+            log.exception("internal error")
+            self._error = ConnectionLost(f"internal error: {error!r}")
+        await disable_cancellation(self._end)
+
+    async def _open_within_limits(self) -> None:
+        """Raise ConnectionFailed or one of its kind unless the connection is open afterwards."""
+        self._opening = await current_task()
+        try:
+            if self._bridge.close_request is None:
+                timeout = self._options.open_timeout
+                await before(None if timeout is None else monotonic() + timeout, self._open())
+        except TaskTimeout:
+            refusal = self._protocol.refusal() if self._protocol else None
+            stage = "connecting to the server" if self._transport is None else "the opening handshake"
+            raise refusal or OpenTimeout(
+                f"{self._url.href}: {stage} was not done within open_timeout={self._options.open_timeout:g} s"
+            ) from None
+        except CancelledError:
+            if self._bridge.close_request is None:
+                raise
+        finally:
+            self._opening = None
+        if not self._bridge_opened():
+            raise Cancelled(f"{self._url.href}: close() was called before the connection was open")
+
+    def _bridge_opened(self) -> bool:
+        with self._bridge.lock:
+            if self._protocol is None or not self._bridge.opened():
+                return False
+            self._callbacks.happened("open")
+        self._callbacks.notify()
+        return True
+
+    async def _serve(self) -> None:
+        """Read, write and keep time until one of them has come to the end."""
+        self.keepalive.heard(monotonic())
+        self._serving = True
+        assert self._transport is not None
+        self._transport.on_unsent = lambda: self._bridge.post(self.flush)
+        try:
+            async with TaskGroup(wait=any) as group:
+                for task in (self._read_loop, self._write_loop, self._keep_time):
+                    await group.spawn(task)
+        finally:
+            self._serving = False
+        if group.exception is not None:
+            raise group.exception
+
+    async def _end(self) -> None:
+        ending = self._ending()
+        if self._transport is not None:
+            await self._close_transport(ending)
+        unsent = self._bridge.buffered
+        if unsent and ending.code != 1006:
+            log.warning("%s: closed (%s) before %d bytes could be sent", self._url.href, describe(ending), unsent)
+        with self._bridge.lock:
+            listened = self._callbacks.has_handler("error") or self._callbacks.has_handler("close")
+            listened = listened or self._bridge.somebody_waits()
+            self._callbacks.happened(*(("error", "close") if ending.error else ("close",)))
+            self._bridge.ended(ending)
+        self.pings.clear()
+        if ending.error is not None and not listened and not isinstance(ending.error, Cancelled):
+            _loop_thread.current().call_later(LISTENER_PATIENCE, self._warn_if_unheard)
+        self._callbacks.ended()
+
+    def _warn_if_unheard(self) -> None:
+        ending = self._bridge.ending
+        if ending is not None and not self._bridge.error_raised and self._callbacks.end_unheard():
+            log.warning("%s: %s", self._url.href, ending.error)
+
+    def _ending(self) -> Ending:
+        if self._error is None and self._peer_close is None:
+            self._error = ConnectionLost(
+                "the server ended the connection without a Close frame", closed_first=self._closed_first
+            )
+        if self._error is not None:
+            return Ending(1006, "", False, self._closed_first, self._error)
+        assert self._peer_close is not None
+        clean = self._protocol is not None and self._protocol.close_sent
+        return Ending(self._peer_close.code, self._peer_close.reason, clean, self._closed_first, None)
+
+    async def _close_transport(self, ending: Ending) -> None:
+        assert self._transport is not None
+        if ending.clean or self._draining:
+            await self._transport.close()
+        else:
+            await self._transport.abort()
+
+    # ---- opening
+
+    async def _open(self) -> None:
+        """Connect and shake hands, following redirects."""
+        url, headers = self._url, self._options.request_headers()
+        chain = [url]
+        while True:
+            try:
+                return await self._open_at(url, headers)
+            except HandshakeError as refusal:
+                url = self._redirected(url, refusal, chain)
+                if url.origin != chain[-1].origin:
+                    headers = tuple(pair for pair in headers if pair[0].lower() not in _BOUND_TO_ORIGIN)
+                chain.append(url)
+            if self._transport is not None:
+                await self._transport.close()
+                self._transport = None
+
+    async def _open_at(self, url: URL, headers: tuple[tuple[str, str], ...]) -> None:
+        tls = (self._options.ssl or default_tls_context()) if url.secure else None
+        authorization = url.authorization()
+        if authorization and not any(name.lower() == "authorization" for name, _ in headers):
+            headers = (("Authorization", authorization), *headers)
+        self._transport = transport = await open_transport(url.host, url.port, tls=tls)
+        self._protocol = protocol = Protocol(
+            Request(
+                host=url.host_header,
+                target=url.target,
+                headers=headers,
+                protocols=self._protocols,
+                compression=self._options.compression is not None,
+                max_size=self._options.max_size,
+            )
+        )
+        transport.send(protocol.handshake())
+        while not transport.flush():
+            await transport.wait_writable()
+        await self._receive_response(transport, protocol)
+        self.response = protocol.response
+        self.subprotocol = protocol.subprotocol
+        self.extensions = protocol.extensions
+
+    async def _receive_response(self, transport: Transport, protocol: Protocol) -> None:
+        """Raises HandshakeError; a refusal's body is given a moment to come."""
+        try:
+            while not protocol.receive_response(await self._receive(transport)):
+                refusal = protocol.refusal()
+                if refusal is not None:
+                    await self._receive_refusal(transport, protocol)
+        except WebSocketError:  # HandshakeError is an OSError, too
+            raise
+        except OSError as error:
+            lost = ConnectionFailed(f"{self._url.href}: lost during the handshake: {error}")
+            raise protocol.refusal() or lost from error
+
+    async def _receive_refusal(self, transport: Transport, protocol: Protocol) -> None:
+        """Wait a moment for the body; raises HandshakeError with what has come of it."""
+        with contextlib.suppress(TaskTimeout):
+            while True:
+                data = await before(monotonic() + REFUSAL_PATIENCE, self._receive(transport))
+                protocol.receive_response(data)
+        refusal = protocol.refusal()
+        assert refusal is not None
+        raise refusal
+
+    def _redirected(self, url: URL, refusal: HandshakeError, chain: list[URL]) -> URL:
+        """Where a redirect leads; raises the refusal itself if it is none, or may not be followed."""
+        location = next((value for name, value in refusal.headers if name.lower() == "location"), None)
+        if refusal.status not in _REDIRECTS or location is None:
+            raise refusal
+        path = " -> ".join(earlier.href for earlier in chain)
+        try:
+            target = url.join(location)
+        except InvalidURL as error:
+            raise _not_followed(refusal, f"{path} redirects to what is no WebSocket URL: {error}") from error
+        if url.secure and not target.secure:
+            raise _not_followed(refusal, f"{path} redirects from wss to {target.href}, which is not encrypted")
+        if len(chain) > MAX_REDIRECTS:
+            raise _not_followed(refusal, f"more than {MAX_REDIRECTS} redirects: {path} -> {target.href}")
+        return target
+
+    # ---- reading
+
+    async def _read_loop(self) -> None:
+        assert self._transport is not None
+        await self._received(b"")  # frames may have come with the handshake
+        while True:
+            if not self._draining:
+                await self._wait_for_room()
+            try:
+                data = await self._receive(self._transport)
+            except OSError as error:
+                self._lost(error)
+                return
+            if not data:
+                return
+            self.keepalive.heard(monotonic())
+            if not self._draining:
+                await self._received(data)
+
+    async def _receive(self, transport: Transport) -> bytes:
+        data = await transport.receive()
+        self.bytes_received += len(data)
+        return data
+
+    async def _received(self, data: bytes) -> None:
+        assert self._protocol is not None
+        assert self._transport is not None
+        received = self._protocol.receive(data)
+        if received.messages:
+            self._bridge.deliver(received.messages)
+            self._callbacks.notify()
+        for payload in received.pongs:
+            self._pong(payload)
+        if received.close is not None:
+            self._closed_by_peer(received.close)
+        if received.failure is not None:
+            self._error = received.failure
+            self._closed_first = self._closed_first or "client"
+            await self._drain()
+        if received.answer:
+            self._transport.send(received.answer)
+        if received.close is not None:
+            await self._drain()
+        if received.answer or received.close or received.failure:
+            await self._flush_or_wait()
+
+    def _closed_by_peer(self, close: PeerClose) -> None:
+        self._peer_close = close
+        self._closed_first = self._closed_first or "server"
+        self._bridge.closing_by_server()
+
+    async def _drain(self) -> None:
+        """Nothing is left to say or to hear: the server should end the connection now."""
+        self._draining = True
+        self._deadline = monotonic() + LINGER
+        await self._time_changed.set()
+
+    async def _wait_for_room(self) -> None:
+        """Back-pressure: while the inbox is full, the peer feels it; its silence is then our own doing."""
+        while self._bridge.stop_reading_if_full() or self._loop_callbacks_write_too_much():
+            self.keepalive.pause()
+            self._warn_once_about_full_inbox()
+            self._reader_waits = True
+            await self._room.wait()
+            self._room.clear()
+            self._reader_waits = False
+            self.keepalive.resume(monotonic())
+            await self._time_changed.set()
+
+    def _loop_callbacks_write_too_much(self) -> bool:
+        return self._options.callbacks == "loop" and self._bridge.over_write_limit() and self._write_error is None
+
+    def _warn_once_about_full_inbox(self) -> None:
+        if self._full_inbox_told or not self._bridge.reading_stopped:
+            return
+        self._full_inbox_told = True
+        log.warning(
+            "%s: %d messages wait to be consumed (max_queue=%d, or 64 MiB): reading stops until there is room",
+            self._url.href,
+            self._bridge.inbox_length,
+            self._options.max_queue,
+        )
+
+    def _lost(self, error: OSError) -> None:
+        if self._error is None and self._peer_close is None:
+            kind = "TLS failed" if isinstance(error, ssl.SSLError) else "the connection was lost"
+            self._error = ConnectionLost(f"{kind}: {error}", closed_first=self._closed_first)
+            self._error.__cause__ = error
+
+    # ---- writing
+
+    async def flush(self) -> None:
+        """A user thread has accepted messages (command)."""
+        if self._serving:
+            await self._flush_or_wait()
+
+    async def _flush_or_wait(self) -> None:
+        if not self._flush():
+            await self._stuck.set()
+        elif self._reader_waits and self._options.callbacks == "loop":
+            await self._room.set()
+
+    async def _write_loop(self) -> None:
+        assert self._transport is not None
+        while True:
+            await self._stuck.wait()
+            self._stuck.clear()
+            self._writer_waits = True
+            await self._transport.wait_writable()
+            self._writer_waits = False
+            await self._flush_or_wait()
+
+    def _flush(self) -> bool:
+        """Frame what waits and give it to the operating system; False if it does not take all of it."""
+        transport = self._transport
+        assert transport is not None
+        if self._writer_waits:
+            return True  # the writer is at it
+        if self._write_error is not None:
+            return True  # _keep_time() ends the connection unless the reader does
+        try:
+            while True:
+                if transport.unsent:
+                    done = transport.flush()
+                    self._account(done)
+                    if not done:
+                        return False
+                if not self._fill():
+                    return True
+        except OSError as error:
+            # What the server has sent before may still be there to read, its Close frame above all.
+            self._write_error = error
+            self._deadline = monotonic() + LINGER
+            return False
+
+    def _fill(self) -> bool:
+        """Give the transport the next batch; False if there is nothing to send."""
+        protocol, transport = self._protocol, self._transport
+        assert protocol is not None
+        assert transport is not None
+        if not self._outgoing:
+            self._outgoing.extend(self._bridge.take())
+        if not protocol.can_send:
+            if self._draining and not self._shut_down:
+                self._shut_down = True
+                transport.shutdown()
+            return transport.unsent > 0
+        frames, size, outgoing = [], 0, self._outgoing
+        while outgoing and size < BATCH_BYTES:
+            message = outgoing.popleft()
+            frames.extend(_framed(protocol, message.parts))
+            size += message.size
+            self._batch_total = message.total
+        if frames:
+            self._batch_base, self._batch_start = self._batch_total - size, transport.sent
+        elif self._bridge.close_request is not None and not protocol.close_sent and not self._bridge.has_outgoing():
+            frames.append(self._close_frame(protocol))
+        if frames:
+            transport.send(b"".join(frames))
+        return bool(frames)
+
+    def _close_frame(self, protocol: Protocol) -> bytes:
+        assert self._bridge.close_request is not None
+        self._closed_first = self._closed_first or "client"
+        return protocol.close(*self._bridge.close_request)
+
+    def _account(self, done: bool) -> None:
+        """bufferedAmount falls as the operating system takes the batch; framing counts for nothing in the end."""
+        assert self._transport is not None
+        if done:
+            written = self._batch_total
+        else:
+            written = min(self._batch_total, self._batch_base + self._transport.sent - self._batch_start)
+        if written > self._bridge.written:
+            self._bridge.has_written(written)
+        if self._deadline is not None and not self._draining:
+            self._deadline = monotonic() + self._options.close_timeout
+
+    # ---- time
+
+    async def _keep_time(self) -> None:
+        while True:
+            now = monotonic()
+            if self._deadline is not None and now >= self._deadline:
+                if self._write_error is None or not self._reader_waits:
+                    return self._time_out()
+                # What the server sent before it vanished still waits behind a full inbox.
+                self._deadline = now + LINGER
+            due = self.keepalive.due(now) if self._deadline is None else None
+            if due == "dead":
+                self._error = KeepaliveTimeout(self._silence())
+                return None
+            if due == "ping":
+                await self._send_ping(self.keepalive.keepalive_ping(now))
+            deadline = self._deadline if self._deadline is not None else self.keepalive.deadline()
+            with contextlib.suppress(TaskTimeout):
+                await before(deadline, self._time_changed.wait())
+            self._time_changed.clear()
+
+    def _time_out(self) -> None:
+        if self._draining:
+            return
+        if self._write_error is not None:
+            self._lost(self._write_error)
+        else:
+            timeout = self._options.close_timeout
+            self._error = ConnectionLost(
+                f"the server did not answer the Close frame within close_timeout={timeout:g} s", closed_first="client"
+            )
+
+    def _silence(self) -> str:
+        return (
+            f"nothing was heard from the server for ping_interval={self._options.ping_interval:g} s, "
+            f"nor an answer to a ping within ping_timeout={self._options.ping_timeout:g} s"
+        )
+
+    async def ping(self, waiting: list[float]) -> None:
+        """Send a ping; the latency is appended to `waiting` when it is answered (command)."""
+        if not self._serving:
+            return
+        payload = self.keepalive.ping(monotonic())
+        self.pings[payload] = waiting
+        await self._send_ping(payload)
+
+    async def _send_ping(self, payload: bytes) -> None:
+        assert self._protocol is not None
+        assert self._transport is not None
+        if self._protocol.can_send:
+            self._transport.send(self._protocol.ping(payload))
+            await self._flush_or_wait()
+
+    def _pong(self, payload: bytes) -> None:
+        answered = self.keepalive.pong(payload, monotonic())
+        for earlier in answered:
+            waiting = self.pings.pop(earlier, None)
+            if waiting is not None:
+                assert self.keepalive.latency is not None
+                waiting.append(self.keepalive.latency)
+        if answered:
+            self._bridge.wake()
+
+    # ---- commands
+
+    async def start_closing(self) -> None:
+        """close() was called (command)."""
+        if self._opening is not None:
+            await self._opening.cancel(blocking=False)
+        elif self._serving:
+            if self._deadline is None:
+                self._deadline = monotonic() + self._options.close_timeout
+            await self._room.set()
+            await self._time_changed.set()
+            await self._flush_or_wait()
+
+    async def resume_reading(self) -> None:
+        """The inbox has room again (command)."""
+        await self._room.set()
+
+
+def _framed(protocol: Protocol, parts: tuple[str | bytes, ...]) -> list[bytes]:
+    last = len(parts) - 1
+    return [protocol.message(part, fin=index == last) for index, part in enumerate(parts)]
+
+
+def _not_followed(refusal: HandshakeError, message: str) -> HandshakeError:
+    return HandshakeError(message, status=refusal.status, headers=refusal.headers, body=refusal.body)

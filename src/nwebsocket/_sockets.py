@@ -1,0 +1,86 @@
+"""The sockets of the process: listing them, closing them all, also at the interpreter's exit, and what a fork does."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Protocol
+
+from . import _loop_thread
+from ._bridge import Bridge
+from ._session import Session
+from .close_codes import check_close
+
+if TYPE_CHECKING:
+    from .websocket import WebSocket
+
+EXIT_TIMEOUT = 2.0
+"""Seconds that the interpreter's exit may wait for all connections together."""
+
+
+class Inside(Protocol):
+    """What a WebSocket hides, as far as this file needs it."""
+
+    bridge: Bridge
+    session: Session
+
+    def wait_settled(self, timeout: float | None) -> bool: ...
+
+
+# Sockets that were opened and are still referred to, oldest first; the key is the id of the Inside.
+_registry: dict[int, tuple[weakref.ref[Any], Inside]] = {}
+
+
+def register(socket: Any, inside: Inside) -> None:
+    """Know `socket`, for as long as somebody holds it."""
+    key = id(inside)
+    _registry[key] = (weakref.ref(socket, lambda _: _registry.pop(key, None)), inside)
+
+
+def _alive() -> list[tuple[Any, Inside]]:
+    pairs = [(reference(), inside) for reference, inside in list(_registry.values())]
+    return [(socket, inside) for socket, inside in pairs if socket is not None]
+
+
+def open_sockets() -> list[WebSocket]:
+    """The sockets of this process that are not CLOSED, oldest first."""
+    return [socket for socket, inside in _alive() if inside.bridge.ending is None]
+
+
+def close_all(code: int | None = None, reason: str = "") -> list[WebSocket]:
+    """Call close() on every open socket, and return these sockets: their wait_closed() tells when they have ended."""
+    check_close(code, reason)
+    sockets = open_sockets()
+    for socket in sockets:
+        socket.close(code, reason)
+    return sockets
+
+
+def _close_at_exit() -> None:
+    """Let a script that forgets close() neither hang nor cut the line: 1001, within EXIT_TIMEOUT for all together."""
+    deadline = time.monotonic() + EXIT_TIMEOUT
+    alive = _alive()
+    for _, inside in alive:
+        inside.bridge.close(1001, "")
+    for _, inside in alive:
+        inside.wait_settled(max(0.0, deadline - time.monotonic()))
+    _loop_thread.stop(max(0.1, deadline - time.monotonic()))
+
+
+def _after_fork_in_child() -> None:
+    for _, inside in _alive():
+        inside.bridge.after_fork_in_child()
+        inside.session.after_fork_in_child()
+
+
+def _loop_ended(loop: _loop_thread.LoopThread) -> None:
+    for _, inside in list(_registry.values()):
+        inside.bridge.loop_ended(loop)
+
+
+atexit.register(_close_at_exit)
+_loop_thread.end_hooks.append(_loop_ended)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

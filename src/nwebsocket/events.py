@@ -1,0 +1,92 @@
+"""What a handler hears: the event objects of the browser, and how many of them a handler asks for.
+
+Names and meaning follow the WHATWG standards (DOM section 2.2, HTML section 9.1, WebSockets section 6).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+EventType = Literal["open", "message", "error", "close"]
+EVENT_TYPES: tuple[EventType, ...] = ("open", "message", "error", "close")
+WITH_ARGUMENT = frozenset({"onmessage", "onerror"})
+HANDLER_NAMES: dict[str, EventType] = {f"on{event_type}": event_type for event_type in EVENT_TYPES}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something happened to ``target``, the WebSocket; ``currentTarget`` is the same socket."""
+
+    type: EventType
+    target: Any
+
+    @property
+    def currentTarget(self) -> Any:
+        """The socket whose listener is running: always ``target``."""
+        return self.target
+
+
+@dataclass(frozen=True, slots=True)
+class MessageEvent(Event):
+    """A message has come: ``data`` is a str (text) or bytes (binary), ``origin`` the server's, as in "wss://host"."""
+
+    data: str | bytes
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorEvent(Event):
+    """The connection has failed; ``error`` is the exception that says why. A CloseEvent follows."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class CloseEvent(Event):
+    """The connection has ended.
+
+    ``code``      the close code (RFC 6455 section 7.4.1); 1005: the server gave none; 1006: there was no Close frame
+    ``reason``    the text beside it
+    ``wasClean``  True if both sides exchanged their Close frames
+    """
+
+    code: int
+    reason: str
+    wasClean: bool
+
+
+def check_handler(name: str, handler: Any, *, always_with_argument: bool) -> None:
+    """Raise TypeError, naming the handler, unless `handler` can be called as the handler `name` will be.
+
+    That is with one argument, or (onopen and onclose) with one or none, as it likes. A coroutine function is refused:
+    nobody would await it.
+    """
+    if not callable(handler):
+        raise TypeError(f"{name} must be a function, a method or None, not {handler!r}")
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__):
+        raise TypeError(f"{name} is an async function, which nobody would await: write it with plain def")
+    try:
+        signature = inspect.signature(handler)
+    except ValueError:  # some builtins have none
+        return
+    wants_argument = always_with_argument or takes_event(handler)
+    try:
+        signature.bind(*([None] if wants_argument else []))
+    except TypeError:
+        expected = "one argument" if always_with_argument else "one argument, the event, or none"
+        raise TypeError(f"{name} is called with {expected}, but its parameters are {signature}") from None
+
+
+def takes_event(handler: Callable[..., Any]) -> bool:
+    """Whether `handler` asks for an argument: it has a required positional parameter, or ``*args``."""
+    try:
+        parameters = inspect.signature(handler).parameters.values()
+    except ValueError:
+        return True
+    return any(
+        p.kind is p.VAR_POSITIONAL or (p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty)
+        for p in parameters
+    )

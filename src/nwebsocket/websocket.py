@@ -1,0 +1,497 @@
+"""The public class, on the user's side: validation, state, handlers, waiting.
+
+`WebSocket` keeps one private attribute, `_nwebsocket`, and no private methods: whatever a subclass calls its own
+attributes, nothing clashes.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+
+from . import _loop_thread, _sockets
+from ._bridge import Bridge, ReadyState
+from ._callbacks import Callbacks
+from ._handshake import Response
+from ._options import Headers, Options, check_timeout
+from ._payload import parts_of
+from ._session import Session
+from ._transport import default_tls_context
+from ._url import URL, parse_protocols, parse_url
+from .close_codes import check_close
+from .events import (
+    EVENT_TYPES,
+    HANDLER_NAMES,
+    WITH_ARGUMENT,
+    CloseEvent,
+    ErrorEvent,
+    Event,
+    MessageEvent,
+    check_handler,
+)
+from .exceptions import ConnectionClosed, InvalidArgument, WaitTimeout
+
+if TYPE_CHECKING:
+    import ssl as tls
+
+    from typing_extensions import Buffer, Self
+
+    Data = str | Buffer
+
+W = TypeVar("W", bound="WebSocket")
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counts of one connection so far.
+
+    ``bytes_sent``      on the wire, framing, handshake and TLS included, as taken by the operating system
+    ``bytes_received``  of frames, after TLS
+    """
+
+    messages_sent: int
+    messages_received: int
+    bytes_sent: int
+    bytes_received: int
+    inbox: int  # messages received that nobody has taken yet
+
+
+class _Inside:
+    """All that a WebSocket hides."""
+
+    def __init__(self) -> None:
+        self.init_depth = 0
+        self.started = False
+        self.url: URL
+        self.options: Options
+        self.bridge: Bridge
+        self.callbacks: Callbacks
+        self.session: Session
+        self.binary_type = "blob"
+
+    def start(self, owner: WebSocket, url: URL, protocols: tuple[str, ...], options: Options) -> None:
+        self.url, self.options = url, options
+        if url.secure and options.ssl is None:
+            default_tls_context()  # slow the first time: not on the loop thread, where others would feel it
+        self.bridge = bridge = Bridge(options)
+        self.callbacks = Callbacks(owner, bridge, url.origin, options.callbacks, _EMPTY_HANDLERS)
+        self.callbacks.check_methods(owner)
+        for _ in range(self.init_depth):
+            self.callbacks.init_entered()
+        self.session = bridge.session = Session(bridge, self.callbacks, url, protocols, options)
+        self.started = True
+        _sockets.register(owner, self)
+        bridge.start()
+
+    def ended(self) -> bool:
+        return not self.started or self.bridge.ending is not None
+
+    def wait_settled(self, timeout: float | None) -> bool:
+        """Wait until the connection has ended and its handlers have heard everything."""
+        return self.bridge.wait(lambda: self.bridge.ending is not None and self.callbacks.settled(), timeout)
+
+    def check_may_wait(self, what: str, *, in_callback: bool) -> None:
+        """Raise RuntimeError where waiting would be waiting for oneself."""
+        if _loop_thread.is_loop_thread():
+            raise RuntimeError(f"{what} would block the loop thread, which all connections share")
+        if not in_callback and self.callbacks.is_current():
+            raise RuntimeError(f"{what} in a callback of the same socket would wait for that very callback to return")
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached for what start() has not set yet.
+        raise RuntimeError(f"this WebSocket was never opened: its __init__ did not call super().__init__(url) ({name})")
+
+
+def _counting(init: Callable[..., None]) -> Callable[..., None]:
+    """`init` wrapped so that callbacks are held until the outermost ``__init__`` has returned.
+
+    The methods are wrapped at the first instantiation, not by a metaclass, which would clash with those of Qt, of
+    Protocol and of others, and not in __init_subclass__, which runs before @dataclass makes its __init__.
+    """
+
+    @functools.wraps(init)
+    def __init__(self: WebSocket, *args: Any, **kwargs: Any) -> None:
+        inside: _Inside = self._nwebsocket
+        started_before = inside.started
+        inside.init_depth += 1
+        if inside.started:
+            inside.callbacks.init_entered()
+        try:
+            init(self, *args, **kwargs)
+        except BaseException:
+            if inside.started and not started_before:
+                inside.bridge.close(1001, "")
+            raise
+        finally:
+            inside.init_depth -= 1
+            if inside.started:
+                inside.callbacks.init_left()
+
+    __init__._nwebsocket_counting = True  # type: ignore[attr-defined]
+    return __init__
+
+
+class _Reading:
+    """A read-only attribute that a subclass may shadow with one of its own: a property without the setter's veto."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else self._function(instance)
+
+
+if TYPE_CHECKING:
+    reading = property
+else:
+    reading = _Reading
+
+
+class WebSocket:
+    """A WebSocket as in the browser, for synchronous Python (WHATWG WebSockets; RFC 6455).
+
+    Returns at once in CONNECTING; the connection is made in the background. Give it handlers by overriding
+    `onopen`, `onmessage`, `onerror` and `onclose`, by assigning them, or with addEventListener(); or pull messages
+    with recv() or iteration. Every method may be called from any thread.
+
+    ``url``        ws:// or wss:// (http:// and https:// mean the same); ``user:password@`` goes as Basic authentication
+    ``protocols``  the sub-protocols to offer, a str or several
+
+    The options, all by keyword, with their units and defaults, are those of `nwebsocket.Options`.
+
+    Raises InvalidURL, InvalidArgument (both ValueError) or TypeError for a bad argument, and nothing else: whatever
+    happens to the connection is told by `onerror`, by wait_open(), and by every method that needs the connection.
+    """
+
+    CONNECTING = ReadyState.CONNECTING
+    OPEN = ReadyState.OPEN
+    CLOSING = ReadyState.CLOSING
+    CLOSED = ReadyState.CLOSED
+
+    _nwebsocket: Any
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if not getattr(cls.__init__, "_nwebsocket_counting", False):
+            cls.__init__ = _counting(cls.__init__)  # type: ignore[method-assign]
+        self = super().__new__(cls)
+        object.__setattr__(self, "_nwebsocket", _Inside())
+        return self
+
+    def __init__(
+        self,
+        url: str,
+        protocols: str | Iterable[str] = (),
+        *,
+        ssl: tls.SSLContext | None = None,
+        headers: Headers = (),
+        origin: str | None = None,
+        compression: Literal["deflate"] | None = "deflate",
+        open_timeout: float | None = 10.0,
+        close_timeout: float = 10.0,
+        ping_interval: float | None = 20.0,
+        ping_timeout: float | None = 20.0,
+        max_size: int | None = 16 * 2**20,
+        max_queue: int = 1024,
+        write_limit: int = 16 * 2**20,
+        callbacks: Literal["thread", "loop"] = "thread",
+    ) -> None:
+        inside: _Inside = self._nwebsocket
+        if inside.started:
+            raise RuntimeError("this WebSocket is open already: __init__ must not be called a second time")
+        options = Options(
+            ssl=ssl,
+            headers=headers,  # type: ignore[arg-type]
+            origin=origin,
+            compression=compression,
+            open_timeout=open_timeout,
+            close_timeout=close_timeout,
+            ping_interval=ping_interval,
+            ping_timeout=ping_timeout,
+            max_size=max_size,
+            max_queue=max_queue,
+            write_limit=write_limit,
+            callbacks=callbacks,
+        )
+        inside.start(self, parse_url(url), parse_protocols(protocols), options)
+
+    # ---- the browser's surface
+
+    @reading
+    def url(self) -> str:
+        """The URL, serialized, without user and password."""
+        return cast(str, self._nwebsocket.url.href)
+
+    @property
+    def readyState(self) -> ReadyState:
+        """CONNECTING (0), OPEN (1), CLOSING (2) or CLOSED (3). In a handler: the state of its event."""
+        return cast(ReadyState, self._nwebsocket.callbacks.visible_state())
+
+    @property
+    def protocol(self) -> str:
+        """The sub-protocol that the server has chosen; "" if none, and before the connection is open."""
+        return cast(str, self._nwebsocket.session.subprotocol)
+
+    @property
+    def extensions(self) -> str:
+        """The extensions in use, as the server named them; "" if none, and before the connection is open."""
+        return cast(str, self._nwebsocket.session.extensions)
+
+    @property
+    def bufferedAmount(self) -> int:
+        """Bytes of payload that send() has accepted and the operating system has not taken yet; text as UTF-8.
+
+        What could not be sent before the connection ended stays in the count, as in the browser.
+        """
+        return cast(int, self._nwebsocket.bridge.buffered)
+
+    @property
+    def binaryType(self) -> str:
+        """ "blob" or "arraybuffer", as in the browser; binary messages are ``bytes`` with both."""
+        return cast(str, self._nwebsocket.binary_type)
+
+    @binaryType.setter
+    def binaryType(self, value: str) -> None:
+        if value not in ("blob", "arraybuffer"):
+            raise InvalidArgument(f"binaryType must be 'blob' or 'arraybuffer' (both give bytes), not {value!r}")
+        self._nwebsocket.binary_type = value
+
+    def onopen(self) -> None:
+        """The connection is open. May be written with a parameter, and then gets the Event."""
+
+    def onmessage(self, message: Any) -> None:
+        """A message has come: a str for text, bytes for binary."""
+
+    def onerror(self, error: Any) -> None:
+        """The connection has failed; `error` is the exception that says why. onclose() follows."""
+
+    def onclose(self) -> None:
+        """The connection has ended, exactly once. May be written with a parameter, and then gets the CloseEvent."""
+
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name, value):
+            if name not in HANDLER_NAMES:
+                object.__setattr__(self, name, value)
+                return
+            if value is not None:
+                check_handler(name, value, always_with_argument=name in WITH_ARGUMENT)
+            object.__setattr__(self, name, value)
+            if self._nwebsocket.started:
+                self._nwebsocket.callbacks.attribute_set(name)
+
+    @overload
+    def addEventListener(self, type: Literal["open"], fn: Callable[[Event], Any], once: bool = ...) -> None: ...
+    @overload
+    def addEventListener(
+        self, type: Literal["message"], fn: Callable[[MessageEvent], Any], once: bool = ...
+    ) -> None: ...
+    @overload
+    def addEventListener(self, type: Literal["error"], fn: Callable[[ErrorEvent], Any], once: bool = ...) -> None: ...
+    @overload
+    def addEventListener(self, type: Literal["close"], fn: Callable[[CloseEvent], Any], once: bool = ...) -> None: ...
+
+    def addEventListener(self, type: str, fn: Callable[[Any], Any], once: bool = False) -> None:
+        """Have `fn` called with the event object at each event of `type`: "open", "message", "error" or "close".
+
+        ``once``  only at the first one. Listeners run in the order in which they were added; adding one again does
+        nothing.
+        """
+        _check_event_type(type)
+        check_handler(f"the {type} listener", fn, always_with_argument=True)
+        self._nwebsocket.callbacks.add(type, fn, once)
+
+    def removeEventListener(self, type: str, fn: Callable[[Any], Any]) -> None:
+        """Undo addEventListener(); at once, also inside a listener. A function that was never added is no error."""
+        _check_event_type(type)
+        self._nwebsocket.callbacks.remove(type, fn)
+
+    def send(self, data: Data | Iterable[Data]) -> None:
+        """Send a message: str as text; bytes, or anything with a buffer (a NumPy array), as binary.
+
+        An iterable of either goes out as one fragmented message, an item a fragment; it is read to its end first.
+        The data is copied: it may be changed afterwards. Waits while `bufferedAmount` is over `write_limit`.
+
+        Raises InvalidStateError in CONNECTING and ConnectionClosed in CLOSING and CLOSED (both ConnectionError),
+        TypeError for anything else than the above, UnicodeEncodeError (ValueError) for a lone surrogate: then nothing
+        has been sent. From any thread; on the loop thread it never waits.
+        """
+        parts, size = parts_of(data)
+        self._nwebsocket.bridge.send(parts, size)
+
+    def close(self, code: int | None = None, reason: str = "") -> None:
+        """Begin the closing handshake, after the messages accepted so far. Never waits; a second call does nothing.
+
+        ``code``    1000 or 3000-4999; None: a Close frame without a code
+        ``reason``  at most 123 bytes of UTF-8; without a code it goes with 1000
+
+        Raises InvalidClose (ValueError), and the connection goes on.
+        """
+        check_close(code, reason)
+        self._nwebsocket.bridge.close(1000 if code is None and reason else code, reason)
+
+    # ---- what Python adds
+
+    def wait_open(self, timeout: float | None = None) -> Self:
+        """Wait until the connection is open, and return the socket; also if it has ended since, so that nothing that
+        came in between is lost.
+
+        Raises what went wrong if it could not be opened (ConnectionFailed and its kinds), WaitTimeout after `timeout`
+        seconds, and RuntimeError on the loop thread.
+        """
+        check_timeout(timeout)
+        inside: _Inside = self._nwebsocket
+        bridge = inside.bridge
+        if not bridge.was_open and bridge.ending is None:
+            inside.check_may_wait("wait_open()", in_callback=True)
+        if not bridge.wait(lambda: bridge.was_open or bridge.ending is not None, timeout):
+            raise WaitTimeout(f"{inside.url.href} is not open after {timeout:g} s")
+        if bridge.was_open:
+            return self
+        raise bridge.opening_error()
+
+    def wait_closed(self, timeout: float | None = None) -> CloseEvent:
+        """Wait until the connection has ended and its handlers have heard everything; return the CloseEvent.
+
+        Raises WaitTimeout after `timeout` seconds, and RuntimeError on the loop thread and in a callback of this
+        socket, which it would wait for. It does not close the connection: that is close()'s.
+        """
+        check_timeout(timeout)
+        inside: _Inside = self._nwebsocket
+        inside.check_may_wait("wait_closed()", in_callback=False)
+        bridge = inside.bridge
+        if not inside.wait_settled(timeout):
+            raise WaitTimeout(f"{inside.url.href} has not ended and been heard of by its handlers after {timeout:g} s")
+        ending = bridge.ending
+        assert ending is not None
+        return CloseEvent("close", self, ending.code, ending.reason, ending.clean)
+
+    def recv(self, timeout: float | None = None) -> str | bytes:
+        """The next message. After the end: first what is still in the inbox, then ConnectionClosed.
+
+        Raises WaitTimeout after `timeout` seconds, ConnectionClosed also if the connection could not be opened (its
+        ``__cause__`` says why), and RuntimeError while messages go to a handler, or on the loop thread.
+        """
+        check_timeout(timeout)
+        inside: _Inside = self._nwebsocket
+        if not inside.callbacks.has_handler("message"):
+            inside.check_may_wait("recv()", in_callback=True)
+        message = inside.bridge.recv(timeout, lambda: inside.callbacks.has_handler("message"))
+        if message is None:
+            raise WaitTimeout(f"no message from {inside.url.href} within {timeout:g} s")
+        return message
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        """The messages as they come; ends quietly after a clean close, and raises ConnectionClosed otherwise."""
+        while True:
+            try:
+                message = self.recv()
+            except ConnectionClosed:
+                ending = self._nwebsocket.bridge.ending
+                if ending is not None and ending.clean:
+                    return
+                raise
+            yield message
+
+    def ping(self, timeout: float | None = 10.0) -> float:
+        """Send a ping, wait for its pong, and return the time between, in seconds.
+
+        Raises WaitTimeout, InvalidStateError or ConnectionClosed, and RuntimeError on the loop thread.
+        """
+        check_timeout(timeout)
+        inside: _Inside = self._nwebsocket
+        inside.check_may_wait("ping()", in_callback=True)
+        bridge, answer = inside.bridge, cast("list[float]", [])
+        bridge.require_open("ping()")
+
+        async def command() -> None:
+            await inside.session.ping(answer)
+
+        bridge.post(command)
+        if not bridge.wait(lambda: answer or bridge.ending is not None, timeout):
+            raise WaitTimeout(f"no pong from {inside.url.href} within {timeout:g} s")
+        if not answer:
+            raise bridge.closed_error()
+        return answer[0]
+
+    @reading
+    def latency(self) -> float | None:
+        """Seconds between the last answered ping, keepalive's or ping()'s, and its pong; None before the first."""
+        return cast("float | None", self._nwebsocket.session.keepalive.latency)
+
+    @reading
+    def stats(self) -> Stats:
+        """Counts so far, a snapshot."""
+        bridge, session = self._nwebsocket.bridge, self._nwebsocket.session
+        return Stats(
+            messages_sent=bridge.messages_sent,
+            messages_received=bridge.messages_received,
+            bytes_sent=session.bytes_sent,
+            bytes_received=session.bytes_received,
+            inbox=bridge.inbox_length,
+        )
+
+    @reading
+    def response(self) -> Response | None:
+        """The server's answer to the handshake (status, headers); None before the connection is open."""
+        return cast("Response | None", self._nwebsocket.session.response)
+
+    def __enter__(self) -> Self:
+        try:
+            return self.wait_open()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+        inside: _Inside = self._nwebsocket
+        if not inside.callbacks.is_current() and not _loop_thread.is_loop_thread():
+            self.wait_closed()
+
+    def __repr__(self) -> str:
+        inside = self.__dict__.get("_nwebsocket")
+        name = type(self).__name__
+        if inside is None or not inside.started:
+            return f"<{name} never opened>"
+        bridge = inside.bridge
+        counts = f"sent {bridge.messages_sent}, received {bridge.messages_received}"
+        ending = f", {bridge.ending.code}" if bridge.ending is not None else ""
+        return f"<{name} {inside.callbacks.visible_state().name}{ending} {inside.url.href} {counts}>"
+
+    def __del__(self) -> None:
+        inside = self.__dict__.get("_nwebsocket")
+        if inside is None or not inside.started:
+            return
+        if not inside.ended():
+            if not inside.bridge.closed_locally:
+                warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, stacklevel=2, source=self)
+            inside.bridge.close(1001, "")
+
+
+def _check_event_type(event_type: Any) -> None:
+    if event_type not in EVENT_TYPES:
+        raise InvalidArgument(f"the events of a WebSocket are {', '.join(EVENT_TYPES)}; there is no {event_type!r}")
+
+
+_EMPTY_HANDLERS: dict[str, Any] = {name: WebSocket.__dict__[name] for name in HANDLER_NAMES}
+WebSocket.__init__ = _counting(WebSocket.__init__)  # type: ignore[method-assign]
+# What help() and notebooks show for a class without an __init__ of its own: they look at __new__ first.
+WebSocket.__new__.__signature__ = inspect.signature(WebSocket.__init__)  # type: ignore[attr-defined]
+
+
+def connect(url: str, protocols: str | Iterable[str] = (), **options: Any) -> WebSocket:
+    """`WebSocket(url, protocols, **options)`, once it is open. Raises what went wrong (see WebSocket.wait_open)."""
+    socket = WebSocket(url, protocols, **options)
+    try:
+        return socket.wait_open()
+    except BaseException:
+        socket.close()
+        raise
