@@ -1,0 +1,134 @@
+"""The loop thread and the queue that leads there."""
+
+import gc
+import threading
+from typing import Any
+
+import pytest
+
+from nwebsocket._loop_thread import LoopThread
+
+
+@pytest.fixture
+def loop() -> Any:
+    loop = LoopThread()
+    loop.start()
+    yield loop
+    loop.stop(5)
+    assert not loop.alive
+
+
+def run(loop: LoopThread, function: Any) -> None:
+    """Have `function` run on the loop thread, and wait for it."""
+    done = threading.Event()
+
+    async def command() -> None:
+        try:
+            function()
+        finally:
+            done.set()
+
+    assert loop.post(command)
+    assert done.wait(5)
+
+
+def test_commands_run_on_the_loop_thread_in_the_order_of_posting(loop: LoopThread) -> None:
+    seen: list[Any] = []
+    for number in range(1000):
+
+        async def command(number: int = number) -> None:
+            seen.append((number, loop.is_current()))
+
+        loop.post(command)
+    run(loop, lambda: None)
+    assert seen == [(number, True) for number in range(1000)]
+
+
+def test_every_command_of_many_threads_runs_once_and_each_threads_in_order(loop: LoopThread) -> None:
+    seen: dict[int, list[int]] = {thread: [] for thread in range(8)}
+
+    def post_many(thread: int) -> None:
+        for number in range(2000):
+
+            async def command(number: int = number) -> None:
+                seen[thread].append(number)
+
+            loop.post(command)
+
+    threads = [threading.Thread(target=post_many, args=(thread,)) for thread in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    run(loop, lambda: None)
+    assert all(numbers == list(range(2000)) for numbers in seen.values())
+
+
+def test_an_exception_in_a_command_is_logged_and_the_next_one_runs(loop: LoopThread, log: Any) -> None:
+    run(loop, lambda: 1 / 0)
+    run(loop, lambda: None)
+    (record,) = log.errors()
+    assert record.exc_info[0] is ZeroDivisionError
+
+
+def test_after_the_end_posting_says_no() -> None:
+    loop = LoopThread()
+    loop.start()
+    loop.stop(5)
+
+    async def never() -> None:
+        raise AssertionError
+
+    assert not loop.post(never)
+
+
+def test_a_finalizer_may_post_while_its_thread_is_inside_post(loop: LoopThread) -> None:
+    seen: list[int] = []
+
+    class Cyclic:
+        def __init__(self, number: int) -> None:
+            self.me, self.number = self, number
+
+        def __del__(self) -> None:
+            async def command(number: int = self.number) -> None:
+                seen.append(number)
+
+            loop.post(command)
+
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for number in range(2000):
+            Cyclic(number)
+
+            async def nothing() -> None: ...
+
+            loop.post(nothing)
+    finally:
+        gc.set_threshold(*threshold)
+    gc.collect()
+    run(loop, lambda: None)
+    assert sorted(seen) == list(range(2000))
+
+
+def test_an_exception_that_interrupts_post_leaves_the_loop_awake(loop: LoopThread, monkeypatch: Any) -> None:
+    """As a KeyboardInterrupt between the item and its wake-up byte would."""
+    ran = threading.Event()
+
+    async def command() -> None:
+        ran.set()
+
+    def interrupted() -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop._queue, "_put_send", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loop.post(command)
+    assert ran.wait(5)
+
+
+def test_call_later_runs_on_the_loop_thread(loop: LoopThread) -> None:
+    ran = threading.Event()
+    loop.call_later(0.01, lambda: ran.set() if loop.is_current() else None)
+    assert ran.wait(5)

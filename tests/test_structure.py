@@ -1,0 +1,70 @@
+"""The fences between the files: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import nwebsocket
+
+PACKAGE = Path(nwebsocket.__file__).parent
+MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py")}
+
+
+def imports_of(name: str) -> set[str]:
+    """The modules that a file imports at run time; siblings as ".name"."""
+    found = set()
+    for node in ast.walk(_without_type_checking(MODULES[name])):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found.update(f".{name}" for name in names)
+        elif isinstance(node, ast.ImportFrom):
+            found.add(str(node.module).split(".")[0])
+    return found
+
+
+def _without_type_checking(tree: ast.Module) -> ast.Module:
+    body = [n for n in tree.body if not (isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING")]
+    return ast.Module(body=body, type_ignores=[])
+
+
+def importers_of(module: str) -> set[str]:
+    return {name for name in MODULES if module in imports_of(name)}
+
+
+def test_only_the_protocol_and_its_two_parts_know_wsproto() -> None:
+    assert importers_of("wsproto") == {"_protocol", "_handshake", "_deflate"}
+
+
+def test_curio_is_imported_in_one_place() -> None:
+    assert importers_of("curio") == {"_curio"}
+
+
+def test_only_the_loop_side_knows_curio() -> None:
+    assert importers_of("._curio") == {"_loop_thread", "_session", "_transport"}
+
+
+def test_the_protocol_does_no_input_or_output() -> None:
+    names = "_protocol _handshake _deflate _keepalive _url _payload events exceptions close_codes"
+    for name in names.split():
+        assert not imports_of(name) & {"socket", "ssl", "threading", "time", "._curio", "._transport"}, name
+
+
+def test_the_loop_thread_knows_no_websocket() -> None:
+    assert {name for name in imports_of("_loop_thread") if name.startswith(".")} == {"._curio"}
+
+
+def test_imports_point_downwards_without_cycles() -> None:
+    below: dict[str, set[str]] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path, name))
+        if name in below:
+            return
+        siblings = {found[1:] for found in imports_of(name) if found.startswith(".")}
+        for sibling in siblings:
+            visit(sibling, (*path, name))
+        below[name] = siblings
+
+    for name in MODULES:
+        visit(name, ())
