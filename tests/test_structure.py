@@ -41,7 +41,7 @@ def test_curio_is_imported_in_one_place() -> None:
 
 
 def test_only_the_loop_side_knows_curio() -> None:
-    assert importers_of("._curio") == {"_loop_thread", "_session", "_transport"}
+    assert importers_of("._curio") == {"_loop_thread", "_session", "_opening", "_transport", "_tcp"}
 
 
 def test_the_protocol_does_no_input_or_output() -> None:

@@ -20,9 +20,11 @@ from typing import Any
 import pytest
 import trustme
 
-import nwebsocket._transport as module
+from nwebsocket import _tcp, _transport
 from nwebsocket._curio import Event, Kernel, TaskTimeout, before, curio, sleep, spawn
-from nwebsocket._transport import Transport, connect_any, default_tls_context, open_transport
+from nwebsocket._tcp import connect_any
+from nwebsocket._tls import default_tls_context
+from nwebsocket._transport import Transport, open_transport
 from nwebsocket.exceptions import ConnectionFailed, TLSError
 
 PATIENCE = 10.0  # seconds: longer than anything here takes, shorter than the test's time limit
@@ -279,7 +281,7 @@ def test_a_peer_that_never_pauses_leaves_the_others_their_turn(pair: tuple[socke
         transport = Transport(ours)
         had_turn = Event()
         await spawn(had_turn.set, daemon=True)
-        for _ in range(module.READS_IN_A_ROW + 1):
+        for _ in range(_transport.READS_IN_A_ROW + 1):
             assert not had_turn.is_set()
             theirs.sendall(b"x")
             await transport.receive()
@@ -396,11 +398,11 @@ async def timed_connect(addresses: list[tuple[int, Any]]) -> tuple[float, Any]:
 def test_the_next_attempt_begins_after_the_delay(silent_address: Any, good_address: Any) -> None:
     seconds, peer = run(timed_connect, [silent_address, silent_address, good_address])
     assert peer == good_address[1]
-    assert 2 * module.ATTEMPT_DELAY <= seconds < 2 * module.ATTEMPT_DELAY + 1
+    assert 2 * _tcp.ATTEMPT_DELAY <= seconds < 2 * _tcp.ATTEMPT_DELAY + 1
 
 
 def test_the_next_attempt_begins_at_once_when_one_fails(good_address: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ATTEMPT_DELAY", 2 * PATIENCE)
+    monkeypatch.setattr(_tcp, "ATTEMPT_DELAY", 2 * PATIENCE)
     refused = (socket.AF_INET, ("127.0.0.1", closed_port()))
     assert run(timed_connect, [refused, refused, good_address])[1] == good_address[1]
 
@@ -408,7 +410,7 @@ def test_the_next_attempt_begins_at_once_when_one_fails(good_address: Any, monke
 @linux_only
 def test_a_late_answer_of_an_early_attempt_wins(silent_address: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the first attempt ever succeeds, and only after the others have begun."""
-    monkeypatch.setattr(module, "ATTEMPT_DELAY", 0.01)
+    monkeypatch.setattr(_tcp, "ATTEMPT_DELAY", 0.01)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, socket.socket() as filler:
         filler.connect(listener.getsockname())
         first = (socket.AF_INET, listener.getsockname())
@@ -424,7 +426,7 @@ def test_a_late_answer_of_an_early_attempt_wins(silent_address: Any, monkeypatch
 
 def test_all_refused() -> None:
     addresses = [(socket.AF_INET, ("127.0.0.1", closed_port())) for _ in range(3)]
-    with pytest.raises(module._AllFailed) as caught:
+    with pytest.raises(_tcp._AllFailed) as caught:
         run(connect_any, addresses)
     assert [address for address, _ in caught.value.attempts] == addresses
     assert all(isinstance(error, ConnectionRefusedError) for _, error in caught.value.attempts)
@@ -433,8 +435,8 @@ def test_all_refused() -> None:
 def test_families_alternate_beginning_with_the_first() -> None:
     v6 = [(socket.AF_INET6, (f"::{n}", 80, 0, 0)) for n in range(3)]
     v4 = [(socket.AF_INET, ("127.0.0.1", 80))]
-    assert module._interleave([*v6, *v4]) == [v6[0], v4[0], v6[1], v6[2]]
-    assert module._interleave([*v4, *v6]) == [v4[0], v6[0], v6[1], v6[2]]
+    assert _tcp._interleave([*v6, *v4]) == [v6[0], v4[0], v6[1], v6[2]]
+    assert _tcp._interleave([*v4, *v6]) == [v4[0], v6[0], v6[1], v6[2]]
 
 
 def test_ipv6_that_refuses_and_ipv4_that_answers(good_address: Any) -> None:
@@ -445,7 +447,7 @@ def test_ipv6_that_refuses_and_ipv4_that_answers(good_address: Any) -> None:
 @linux_only
 @pytest.mark.parametrize("silent", [1, 3])
 def test_a_cancelled_race_leaves_nothing(silent: int, silent_address: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ATTEMPT_DELAY", 0.01)
+    monkeypatch.setattr(_tcp, "ATTEMPT_DELAY", 0.01)
 
     async def main() -> None:
         opened = open_descriptors()
@@ -474,7 +476,7 @@ def test_the_second_to_connect_is_closed(good_address: Any) -> None:
     """Both have connected before the race could be called off."""
 
     async def main() -> None:
-        race = module._Race()
+        race = _tcp._Race()
         await race._attempt(good_address)
         winner, opened = race.winner, open_descriptors()
         await race._attempt(good_address)

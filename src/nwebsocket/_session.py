@@ -1,6 +1,6 @@
 """One connection's life in the loop: open, read, write, keep time, close; `run()` is the one place that ends it.
 
-    run() ── _open() ── transport, protocol           (with a deadline; cancelled by close())
+    run() ── Opening.run() ── transport, protocol     (with a deadline; cancelled by close())
        └──── three tasks:
              _read_loop()   socket -> protocol -> bridge.deliver(); waits while the inbox is full
              _write_loop()  waits while the socket takes no more; everybody else writes with _flush(), without waiting
@@ -21,20 +21,17 @@ from . import _loop_thread
 from ._bridge import Bridge, Ending, Outgoing, describe
 from ._callbacks import Callbacks
 from ._curio import CancelledError, Event, Task, TaskGroup, TaskTimeout, before, current_task, disable_cancellation
-from ._handshake import Request, Response
+from ._handshake import Response
 from ._keepalive import Keepalive
-from ._options import MAX_REDIRECTS, Options
+from ._opening import Opening
+from ._options import Options
 from ._protocol import PeerClose, Protocol
-from ._transport import Transport, default_tls_context, open_transport
+from ._transport import Transport
 from ._url import URL
 from .exceptions import (
     Cancelled,
-    ConnectionFailed,
     ConnectionLost,
-    HandshakeError,
-    InvalidURL,
     KeepaliveTimeout,
-    OpenTimeout,
     Side,
     WebSocketError,
 )
@@ -44,18 +41,11 @@ log = logging.getLogger("nwebsocket")
 LINGER = 1.0
 """Seconds to wait for the server to end the TCP connection once the Close frames are exchanged (RFC 6455 7.1.1)."""
 
-REFUSAL_PATIENCE = 1.0
-"""Seconds to wait for the rest of the body of a refused handshake."""
-
 BATCH_BYTES = 256 * 1024
 """Payload framed and given to the operating system in one go; keeps bufferedAmount a live figure."""
 
 LISTENER_PATIENCE = 0.25
 """Seconds for a handler to be set, or the error to be raised to somebody, before a failure is logged."""
-
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# Headers that belong to the origin they were meant for (the Fetch standard, and RFC 9110 section 15.4).
-_BOUND_TO_ORIGIN = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
 class Session:
@@ -71,13 +61,12 @@ class Session:
         self._options = options
         self._transport: Transport | None = None
         self._protocol: Protocol | None = None
-        self._opening: Task | None = None  # the task that is inside _open(), while it is
+        self._opening: Task | None = None  # the task that is inside Opening.run(), while it is
         self._serving = False  # the three tasks are running
         # What user threads may read.
         self.response: Response | None = None
         self.subprotocol = ""
         self.extensions = ""
-        self.bytes_received = 0
         self.keepalive = Keepalive(options.ping_interval, options.ping_timeout, monotonic())
         self.pings: dict[bytes, list[float]] = {}  # payload -> where ping() waits for the latency
 
@@ -110,6 +99,11 @@ class Session:
         """Bytes on the wire that the operating system has taken."""
         return 0 if self._transport is None else self._transport.sent
 
+    @property
+    def bytes_received(self) -> int:
+        """Bytes on the wire that have come."""
+        return 0 if self._transport is None else self._transport.received
+
     def after_fork_in_child(self) -> None:
         """Close the child's copy of the socket; the parent's is untouched."""
         if self._transport is not None:
@@ -134,16 +128,14 @@ class Session:
     async def _open_within_limits(self) -> None:
         """Raise ConnectionFailed or one of its kind unless the connection is open afterwards."""
         self._opening = await current_task()
+        opening = Opening(self._url, self._protocols, self._options)
+        timeout = self._options.open_timeout
         try:
             if self._bridge.close_request is None:
-                timeout = self._options.open_timeout
-                await before(None if timeout is None else monotonic() + timeout, self._open())
+                await before(None if timeout is None else monotonic() + timeout, opening.run())
+                self._opened(opening)
         except TaskTimeout:
-            refusal = self._protocol.refusal() if self._protocol else None
-            stage = "connecting to the server" if self._transport is None else "the opening handshake"
-            raise refusal or OpenTimeout(
-                f"{self._url.href}: {stage} was not done within open_timeout={self._options.open_timeout:g} s"
-            ) from None
+            raise opening.timed_out() from None
         except CancelledError:
             if self._bridge.close_request is None:
                 raise
@@ -151,6 +143,13 @@ class Session:
             self._opening = None
         if not self._bridge_opened():
             raise Cancelled(f"{self._url.href}: close() was called before the connection was open")
+
+    def _opened(self, opening: Opening) -> None:
+        self._transport, self._protocol = opening.transport, opening.protocol
+        assert self._protocol is not None
+        self.response = self._protocol.response
+        self.subprotocol = self._protocol.subprotocol
+        self.extensions = self._protocol.extensions
 
     def _bridge_opened(self) -> bool:
         with self._bridge.lock:
@@ -215,87 +214,6 @@ class Session:
         else:
             await self._transport.abort()
 
-    # ---- opening
-
-    async def _open(self) -> None:
-        """Connect and shake hands, following redirects."""
-        url, headers = self._url, self._options.request_headers()
-        chain = [url]
-        while True:
-            try:
-                return await self._open_at(url, headers)
-            except HandshakeError as refusal:
-                url = self._redirected(url, refusal, chain)
-                if url.origin != chain[-1].origin:
-                    headers = tuple(pair for pair in headers if pair[0].lower() not in _BOUND_TO_ORIGIN)
-                chain.append(url)
-            if self._transport is not None:
-                await self._transport.close()
-                self._transport = None
-
-    async def _open_at(self, url: URL, headers: tuple[tuple[str, str], ...]) -> None:
-        tls = (self._options.ssl or default_tls_context()) if url.secure else None
-        authorization = url.authorization()
-        if authorization and not any(name.lower() == "authorization" for name, _ in headers):
-            headers = (("Authorization", authorization), *headers)
-        self._transport = transport = await open_transport(url.host, url.port, tls=tls)
-        self._protocol = protocol = Protocol(
-            Request(
-                host=url.host_header,
-                target=url.target,
-                headers=headers,
-                protocols=self._protocols,
-                compression=self._options.compression is not None,
-                max_size=self._options.max_size,
-            )
-        )
-        transport.send(protocol.handshake())
-        while not transport.flush():
-            await transport.wait_writable()
-        await self._receive_response(transport, protocol)
-        self.response = protocol.response
-        self.subprotocol = protocol.subprotocol
-        self.extensions = protocol.extensions
-
-    async def _receive_response(self, transport: Transport, protocol: Protocol) -> None:
-        """Raises HandshakeError; a refusal's body is given a moment to come."""
-        try:
-            while not protocol.receive_response(await self._receive(transport)):
-                refusal = protocol.refusal()
-                if refusal is not None:
-                    await self._receive_refusal(transport, protocol)
-        except WebSocketError:  # HandshakeError is an OSError, too
-            raise
-        except OSError as error:
-            lost = ConnectionFailed(f"{self._url.href}: lost during the handshake: {error}")
-            raise protocol.refusal() or lost from error
-
-    async def _receive_refusal(self, transport: Transport, protocol: Protocol) -> None:
-        """Wait a moment for the body; raises HandshakeError with what has come of it."""
-        with contextlib.suppress(TaskTimeout):
-            while True:
-                data = await before(monotonic() + REFUSAL_PATIENCE, self._receive(transport))
-                protocol.receive_response(data)
-        refusal = protocol.refusal()
-        assert refusal is not None
-        raise refusal
-
-    def _redirected(self, url: URL, refusal: HandshakeError, chain: list[URL]) -> URL:
-        """Where a redirect leads; raises the refusal itself if it is none, or may not be followed."""
-        location = next((value for name, value in refusal.headers if name.lower() == "location"), None)
-        if refusal.status not in _REDIRECTS or location is None:
-            raise refusal
-        path = " -> ".join(earlier.href for earlier in chain)
-        try:
-            target = url.join(location)
-        except InvalidURL as error:
-            raise _not_followed(refusal, f"{path} redirects to what is no WebSocket URL: {error}") from error
-        if url.secure and not target.secure:
-            raise _not_followed(refusal, f"{path} redirects from wss to {target.href}, which is not encrypted")
-        if len(chain) > MAX_REDIRECTS:
-            raise _not_followed(refusal, f"more than {MAX_REDIRECTS} redirects: {path} -> {target.href}")
-        return target
-
     # ---- reading
 
     async def _read_loop(self) -> None:
@@ -305,7 +223,7 @@ class Session:
             if not self._draining:
                 await self._wait_for_room()
             try:
-                data = await self._receive(self._transport)
+                data = await self._transport.receive()
             except OSError as error:
                 self._lost(error)
                 return
@@ -314,11 +232,6 @@ class Session:
             self.keepalive.heard(monotonic())
             if not self._draining:
                 await self._received(data)
-
-    async def _receive(self, transport: Transport) -> bytes:
-        data = await transport.receive()
-        self.bytes_received += len(data)
-        return data
 
     async def _received(self, data: bytes) -> None:
         assert self._protocol is not None
@@ -558,7 +471,3 @@ class Session:
 def _framed(protocol: Protocol, parts: tuple[str | bytes, ...]) -> list[bytes]:
     last = len(parts) - 1
     return [protocol.message(part, fin=index == last) for index, part in enumerate(parts)]
-
-
-def _not_followed(refusal: HandshakeError, message: str) -> HandshakeError:
-    return HandshakeError(message, status=refusal.status, headers=refusal.headers, body=refusal.body)

@@ -21,7 +21,7 @@ from ._handshake import Response
 from ._options import Headers, Options, check_timeout
 from ._payload import parts_of
 from ._session import Session
-from ._transport import default_tls_context
+from ._tls import default_tls_context
 from ._url import URL, parse_protocols, parse_url
 from .close_codes import check_close
 from .events import (
@@ -50,8 +50,7 @@ W = TypeVar("W", bound="WebSocket")
 class Stats:
     """Counts of one connection so far.
 
-    ``bytes_sent``      on the wire, framing, handshake and TLS included, as taken by the operating system
-    ``bytes_received``  of frames, after TLS
+    ``bytes_...`` are those on the wire: handshake, framing and TLS included.
     """
 
     messages_sent: int
@@ -261,19 +260,25 @@ class WebSocket:
             raise InvalidArgument(f"binaryType must be 'blob' or 'arraybuffer' (both give bytes), not {value!r}")
         self._nwebsocket.binary_type = value
 
-    def onopen(self) -> None:
-        """The connection is open. May be written with a parameter, and then gets the Event."""
+    if TYPE_CHECKING:
+        # For a type checker attributes, so that they may be assigned as well as overridden by methods of any signature.
+        onopen: Any
+        onmessage: Any
+        onerror: Any
+        onclose: Any
+    else:
 
-    def onmessage(self, message: Any) -> None:
-        """A message has come: a str for text, bytes for binary."""
+        def onopen(self) -> None:
+            """The connection is open. May be written with a parameter, and then gets the Event."""
 
-    def onerror(self, error: Any) -> None:
-        """The connection has failed; `error` is the exception that says why. onclose() follows."""
+        def onmessage(self, message: Any) -> None:
+            """A message has come: a str for text, bytes for binary."""
 
-    def onclose(self) -> None:
-        """The connection has ended, exactly once. May be written with a parameter, and then gets the CloseEvent."""
+        def onerror(self, error: Any) -> None:
+            """The connection has failed; `error` is the exception that says why. onclose() follows."""
 
-    if not TYPE_CHECKING:
+        def onclose(self) -> None:
+            """The connection has ended, exactly once. May be written with a parameter, and then gets the CloseEvent."""
 
         def __setattr__(self, name, value):
             if name not in HANDLER_NAMES:

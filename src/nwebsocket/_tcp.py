@@ -1,0 +1,172 @@
+"""DNS and TCP: from a host name to a connected socket, by Happy Eyeballs (RFC 8305). Runs in the loop thread only."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from itertools import chain, zip_longest
+from typing import Any
+
+from ._curio import Descriptor, Event, Task, curio, disable_cancellation, sleep, spawn, wait_writable
+from .exceptions import ConnectionFailed
+
+Address = tuple[int, Any]
+"""An address family and a socket address of that family."""
+
+ATTEMPT_DELAY = 0.25  # seconds; RFC 8305 section 8, "Connection Attempt Delay"
+_PENDING = (errno.EINPROGRESS, errno.EWOULDBLOCK)
+
+
+async def connect_host(host: str, port: int) -> socket.socket:
+    addresses = await _resolve(host, port)
+    try:
+        return await connect_any(addresses)
+    except _AllFailed as failed:
+        tried = "; ".join(f"{sockaddr[0]}: {error.strerror or error}" for (_, sockaddr), error in failed.attempts)
+        raise ConnectionFailed(f"cannot connect to {host} port {port} ({tried})") from failed.attempts[-1][1]
+
+
+async def _resolve(host: str, port: int) -> list[Address]:
+    # Bytes, because a str would go through the "idna" codec, which raises UnicodeError for a label over 63 bytes.
+    lookup = functools.partial(socket.getaddrinfo, host.encode("ascii"), port, type=socket.SOCK_STREAM)
+    with suppress(socket.gaierror):  # a name, not an address
+        return _addresses(lookup(flags=socket.AI_NUMERICHOST))
+    try:
+        return _addresses(await _in_thread(lookup))
+    except socket.gaierror as error:
+        raise ConnectionFailed(f"cannot find the address of host {host!r}: {error.strerror}") from error
+
+
+def _addresses(found: Sequence[tuple[Any, ...]]) -> list[Address]:
+    return [(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+
+async def _in_thread(function: Callable[[], Any]) -> Any:
+    """Run ``function`` in a daemon thread; when cancelled, forget about it."""
+    # curio.run_in_thread: a call that is cancelled and ends after its kernel, as a slow DNS lookup does, writes into
+    # the kernel's closed socket and dies with a traceback on stderr. A cancelled concurrent Future stays silent.
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        with suppress(InvalidStateError):
+            try:
+                result = function()
+            except Exception as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+    threading.Thread(target=run, name="nwebsocket-dns", daemon=True).start()
+    await curio.traps._future_wait(future)
+    return future.result()
+
+
+def _interleave(addresses: Sequence[Address]) -> list[Address]:
+    """Alternate the address families, beginning with the first one's (RFC 8305 section 4)."""
+    by_family: dict[int, list[Address]] = {}
+    for address in addresses:
+        by_family.setdefault(address[0], []).append(address)
+    return [address for address in chain.from_iterable(zip_longest(*by_family.values())) if address is not None]
+
+
+class _AllFailed(Exception):
+    """No address could be connected; ``attempts`` has each with its error, in the order in which they failed."""
+
+    def __init__(self, attempts: list[tuple[Address, OSError]]) -> None:
+        super().__init__(attempts)
+        self.attempts = attempts
+
+
+async def connect_any(addresses: Sequence[Address]) -> socket.socket:
+    """Connect to the first of ``addresses`` that answers (RFC 8305 section 5), or raise _AllFailed."""
+    race = _Race()
+    try:
+        await race.run(deque(_interleave(addresses)))
+    except BaseException:
+        if race.winner is not None:
+            await close_socket(race.winner)
+        raise
+    if race.winner is None:
+        raise _AllFailed(race.failures)
+    return race.winner
+
+
+class _Race:
+    """Connection attempts, each in its own task, which closes its socket unless it wins."""
+
+    def __init__(self) -> None:
+        self.winner: socket.socket | None = None
+        self.failures: list[tuple[Address, OSError]] = []
+        self._progress = Event()  # an attempt has ended, or the next one is due
+        self._tasks: list[Task] = []
+
+    async def run(self, waiting: deque[Address]) -> None:
+        try:
+            attempts = len(waiting)
+            while self.winner is None and len(self.failures) < attempts:
+                self._progress.clear()
+                if waiting:
+                    await self._spawn(self._attempt, waiting.popleft())
+                timer = await self._spawn(self._wait_turn) if waiting else None
+                await self._progress.wait()
+                if timer is not None:
+                    await timer.cancel()
+        finally:
+            async with disable_cancellation():
+                for task in self._tasks:
+                    await task.cancel()
+
+    async def _spawn(self, function: Callable[..., Any], *args: Any) -> Task:
+        task = await spawn(function, *args)
+        self._tasks.append(task)
+        return task
+
+    async def _attempt(self, address: Address) -> None:
+        try:
+            sock = await _connect(*address)
+        except OSError as error:
+            self.failures.append((address, error))
+        else:
+            if self.winner is None:
+                self.winner = sock
+            else:
+                await close_socket(sock)
+        await self._progress.set()
+
+    async def _wait_turn(self) -> None:
+        # Not ignore_after(): where the loop was busy past its deadline it logs "took longer than an enclosing timeout".
+        await sleep(ATTEMPT_DELAY)
+        await self._progress.set()
+
+
+async def _connect(family: int, sockaddr: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        error = sock.connect_ex(sockaddr)
+        if error in _PENDING:
+            await wait_writable(Descriptor(sock.fileno()))
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
+    except BaseException:
+        await close_socket(sock)
+        raise
+    return sock
+
+
+async def close_socket(sock: socket.socket) -> None:
+    # After a task has waited for a socket, curio's kernel leaves it registered until the task waits for something else
+    # or ends, and would then unregister a closed descriptor, whose number may be another socket's by now. This trap
+    # ends the calling task's registration first, as curio's own Socket.close() does; it neither waits nor raises.
+    await curio.traps._io_release(sock)
+    sock.close()

@@ -1,0 +1,133 @@
+"""TLS between byte strings, through memory BIOs, and what to do about its errors.
+
+Not through an SSLSocket: curio allows one waiting reader and one waiting writer for a socket, and an SSLSocket's read
+may have to wait for writability and its write for data.
+"""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from contextlib import suppress
+
+TLS_RECORD = 16 * 1024  # bytes; RFC 8446 section 5.1
+
+_NOT_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
+_NO_COMMON_VERSION = {"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "NO_PROTOCOLS_AVAILABLE"}
+# X509_V_ERR_...: https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/
+_UNKNOWN_ISSUER = {2, 18, 19, 20, 21}
+_OUTSIDE_VALIDITY = {9, 10}
+_WRONG_NAME = {62, 64}
+
+
+@functools.cache
+def default_tls_context() -> ssl.SSLContext:
+    """Return the process's context with the system's CAs, certificate and host name checks on.
+
+    Making one takes about 20 ms. May be called from any thread: two threads that are first at the same moment both
+    make one, which is harmless; a lock, held at the moment of a fork, would not be.
+    """
+    return ssl.create_default_context()
+
+
+class TLS:
+    """TLS between byte strings."""
+
+    def __init__(self, context: ssl.SSLContext, host: str) -> None:
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._failure: ssl.SSLError | None = None
+
+    def handshake(self) -> bool:
+        """Go on with the handshake; return True when it is done, False when more input is needed."""
+        try:
+            self._object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    def feed(self, data: bytes) -> None:
+        """Take what the peer has sent; b"" is the end of the stream."""
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+    def take_output(self) -> bytes:
+        """Return the bytes that must go to the peer."""
+        return self._outgoing.read()
+
+    def encrypt(self, data: bytes) -> bytes:
+        with memoryview(data) as rest:
+            done = 0
+            while done < len(rest):
+                done += self._object.write(rest[done:])
+        return self._outgoing.read()
+
+    def decrypt(self) -> bytes | None:
+        """Return all the data fed so far, b"" at the end, None if more input is needed first.
+
+        Nothing decryptable may stay behind: it would make `close` fail, and with it all further reading.
+        """
+        if self._failure is not None:
+            raise self._failure
+        chunks: list[bytes] = []
+        try:
+            while chunk := self._object.read(TLS_RECORD):
+                chunks.append(chunk)
+        except ssl.SSLWantReadError:
+            return b"".join(chunks) or None
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            pass
+        except ssl.SSLError as error:
+            if not chunks:
+                raise
+            self._failure = error  # after the data that came before it
+        return b"".join(chunks)
+
+    def close(self) -> bytes:
+        """Return the close_notify alert."""
+        with suppress(ssl.SSLError):  # SSLWantReadError: the peer's close_notify has not come yet
+            self._object.unwrap()
+        return self._outgoing.read()
+
+    def peer_names(self) -> list[str]:
+        """Return the names in the certificate of the server, also if it was refused; [] if they cannot be had."""
+        # getpeercert() gives nothing before the end of the handshake; the object beneath keeps what the server sent.
+        try:
+            leaf = self._object._sslobj.get_unverified_chain()[0]  # type: ignore[attr-defined]
+            return [name for kind, name in leaf.get_info()["subjectAltName"] if kind in ("DNS", "IP Address")]
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            return []
+
+
+def explain(error: OSError, host: str, port: int, tls: TLS) -> str:
+    """Say what failed in OpenSSL's words, and what to do about it; never to verify less."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate of {host} is refused: {error.verify_message}{_certificate_remedy(error, tls)}"
+    if isinstance(error, ssl.SSLEOFError):
+        return f"{host} closed the connection during the TLS handshake; does it speak TLS on port {port}?"
+    if not isinstance(error, ssl.SSLError):
+        return f"the connection to {host} was lost during the TLS handshake: {error.strerror or error}"
+    reason = error.reason or ""
+    if reason in _NOT_TLS:
+        return f"{host} does not speak TLS on port {port} ({_in_words(reason)}); use ws:// for it?"
+    remedy = "; the server and this Python have no TLS version in common" if reason in _NO_COMMON_VERSION else ""
+    return f"TLS with {host} failed: {_in_words(reason) or error}{remedy}"
+
+
+def _certificate_remedy(error: ssl.SSLCertVerificationError, tls: TLS) -> str:
+    code = error.verify_code
+    if code in _UNKNOWN_ISSUER:
+        return "; if this server uses a private CA, pass ssl=ssl.create_default_context(cafile='ca.pem')"
+    if code in _OUTSIDE_VALIDITY:
+        return "; the server's certificate must be renewed, or the clock of this machine be set right"
+    if code in _WRONG_NAME:
+        names = ", ".join(tls.peer_names())
+        return "; connect by a name that is in the certificate" + (f": {names}" if names else "")
+    return ""
+
+
+def _in_words(reason: str) -> str:
+    return reason.lower().replace("_", " ")
