@@ -301,10 +301,10 @@ def _converse(url: str, number: int) -> None:
 
 def _left_behind() -> dict[str, Any]:
     """Count what this process holds. Threads that are about to end are waited for."""
+    gc.collect()
     for thread in threading.enumerate():
         if thread.name == "nwebsocket-callbacks":
             thread.join(5)
-    gc.collect()
     return {"threads": threading.active_count(), "descriptors": open_descriptors(), "memory": resident_memory()}
 
 

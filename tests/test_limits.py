@@ -18,7 +18,6 @@ from peers import (
     CONTINUATION,
     LIMIT,
     PING,
-    TEXT,
     Peer,
     RawServer,
     binary,
@@ -30,7 +29,7 @@ from peers import (
     text,
 )
 
-from nwebsocket import ConnectionClosed, ConnectionLost, KeepaliveTimeout, MessageTooBig, WebSocket
+from nwebsocket import ConnectionClosed, ConnectionLost, KeepaliveTimeout, MessageTooBig, WebSocket, _bridge
 
 WHERE = pytest.mark.parametrize("where", ["thread", "loop"])
 DEFLATE = "permessage-deflate"
@@ -157,14 +156,11 @@ def test_the_limit_is_for_each_message() -> None:
         assert [ws.recv(LIMIT) for _ in range(10)] == [bytes(60)] * 10
 
 
-def test_what_is_sent_has_no_limit_of_its_own(echo: str) -> None:
-    with WebSocket(echo, max_size=10) as ws:
-        ws.onmessage = pytest.fail
-        ws.ping(LIMIT)
-    with echo_server(handler=lambda connection: connection.send(str(len(connection.recv())))) as server:
-        with WebSocket(server.url, max_size=10) as ws:
-            ws.send(bytes(10**6))
-            assert ws.recv(LIMIT) == "1000000"
+def test_what_is_sent_has_no_limit() -> None:
+    server = echo_server(handler=lambda connection: connection.send(str(len(connection.recv()))))
+    with server, WebSocket(server.url, max_size=10) as ws:
+        ws.send(bytes(10**6))
+        assert ws.recv(LIMIT) == "1000000"
 
 
 @pytest.mark.slow
@@ -281,8 +277,6 @@ def test_close_gets_through_a_full_inbox(log: Any) -> None:
 
 
 def test_the_inbox_has_a_bound_in_bytes(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nwebsocket import _bridge
-
     monkeypatch.setattr(_bridge, "INBOX_BYTES", 10**6)
     flood = Flood(TOTAL)
     with opened(flood) as ws:
@@ -342,7 +336,7 @@ def test_a_server_that_answers_pings_is_alive(echo: str) -> None:
         assert ws.recv(LIMIT) == "x"
 
 
-@pytest.mark.parametrize("sign", [text("."), ping(), pong(b"unsolicited"), b"\x82"], ids=["text", "ping", "pong", "byte"])
+@pytest.mark.parametrize("sign", [text("."), ping(), pong(b"?"), b"\x82"], ids=["text", "ping", "pong", "byte"])
 def test_whatever_a_server_sends_is_a_sign_of_life(sign: bytes) -> None:
     stop = threading.Event()
 
@@ -616,15 +610,3 @@ def test_a_message_larger_than_write_limit_is_sent(echo: str) -> None:
         ws.send("x" * 10**6)
         ws.send("y" * 10**6)
         assert [len(ws.recv(LIMIT)) for _ in range(2)] == [10**6] * 2
-
-
-def test_text_frames_are_text(echo: str) -> None:
-    def script(peer: Peer) -> None:
-        peer.accept()
-        assert peer.read_frame().opcode == TEXT
-        assert peer.read_frame().opcode == BINARY
-        peer.stall()
-
-    with opened(script, compression=None) as ws:
-        ws.send("x")
-        ws.send(b"x")

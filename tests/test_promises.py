@@ -124,8 +124,8 @@ def test_messages_from_four_threads_come_back_once_whole_and_in_order(compressio
     each = size(2_000, 25_000)
     with (
         measure.server("echo", compression=compression) as url,
-        connect(url, compression=compression) as ws,
         ThreadPoolExecutor(THREADS) as threads,
+        connect(url, compression=compression) as ws,
     ):
         assert bool(ws.extensions) is bool(compression)
         began = time.perf_counter()
@@ -275,6 +275,7 @@ def test_connections_leave_nothing_behind(tell):
         f"after {first} connections: {before}; after {connections}: {after}; "
         f"at most {figures['most_threads']} threads; {figures['per_second']:.0f} per second"
     )
+    assert figures["log"] == []
     assert after["threads"] == before["threads"]
     assert figures["most_threads"] < 50, "those of closed connections pile up"
     assert after["descriptors"] == before["descriptors"]

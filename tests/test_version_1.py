@@ -240,23 +240,24 @@ def test_a_401_does_not_leave_it_connecting_for_ever():
 
 
 def test_no_threads_leak_when_the_server_closes():
-    with peers.echo_server(handler=lambda connection: connection.send("hello")) as server:
-        counts = [threads_left(server.url) for _ in range(10)]
-    assert counts == [1] * 10, "the loop thread, which all connections share"
-
-
-def threads_left(url: str) -> int:
-    """Hear one message and the server's close; return how many threads of the library's there are afterwards."""
     messages: list[str] = []
-    ws = nwebsocket.WebSocket(url)
-    ws.onmessage = messages.append
-    ws.wait_closed(5)
-    assert messages == ["hello"]
-    mine = [thread for thread in threading.enumerate() if thread.name.startswith("nwebsocket")]
-    for thread in mine:
+    sockets = []
+    with peers.echo_server(handler=lambda connection: connection.send("hello")) as server:
+        for _ in range(10):
+            sockets.append(ws := nwebsocket.WebSocket(server.url))
+            ws.onmessage = messages.append
+            ws.wait_closed(5)
+    assert messages == ["hello"] * 10
+    assert [thread.name for thread in threads_that_stay()] == ["nwebsocket-loop"], "which all connections share"
+
+
+def threads_that_stay() -> list[threading.Thread]:
+    """Return the library's threads but for those that are on their way out."""
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("nwebsocket")]
+    for thread in threads:
         if thread.name == "nwebsocket-callbacks":
-            thread.join(5)  # it is on its way out
-    return sum(thread.is_alive() for thread in mine)
+            thread.join(5)
+    return [thread for thread in threads if thread.is_alive()]
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this Python knows no IPv6")

@@ -363,6 +363,8 @@ class Bridge:
         """The parent's connection is not the child's: here it is CLOSED, and the lock may have been held by nobody."""
         self.lock = threading.RLock()
         self._waiters = []
+        self._inbox.clear()
+        self._outgoing.clear()
         if self.ending is None:
             error = ConnectionClosed("the connection belongs to the parent process")
             self.ending = Ending(1006, "", False, None, error)

@@ -106,8 +106,6 @@ class Callbacks:
         with self._bridge.lock:
             if any(entry is not ATTRIBUTE and entry.function == function for entry in listeners):
                 return
-            if ATTRIBUTE not in listeners and self._attribute(event_type) is not None:
-                listeners.append(ATTRIBUTE)
             listeners.append(Listener(function, once))
         self._handlers_changed()
 
@@ -262,6 +260,15 @@ class Callbacks:
         if not self._running:
             self._run_all()
             self._bridge.wake()
+
+    def after_fork_in_child(self) -> None:
+        """There is no callback thread in the child, and nothing to hear: the events are the parent's."""
+        self._pending.clear()
+        self._running = self._idle = False
+        self._end_dispatched = True
+        self._thread = self._thread_ident = self._kept_alive = None
+        self._wakeup = threading.Lock()
+        self._wakeup.acquire()
 
     # ---- running
 

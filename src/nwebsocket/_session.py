@@ -177,7 +177,8 @@ class Session:
     async def _end(self) -> None:
         ending = self._ending()
         if self._transport is not None:
-            await self._close_transport(ending)
+            await self._close_transport()
+        self._protocol = None  # and with it the buffers of compression
         unsent = self._bridge.buffered
         if unsent and ending.code != 1006:
             log.warning("%s: closed (%s) before %d bytes could be sent", self._url.href, describe(ending), unsent)
@@ -207,9 +208,9 @@ class Session:
         clean = self._protocol is not None and self._protocol.close_sent
         return Ending(self._peer_close.code, self._peer_close.reason, clean, self._closed_first, None)
 
-    async def _close_transport(self, ending: Ending) -> None:
+    async def _close_transport(self) -> None:
         assert self._transport is not None
-        if ending.clean or self._draining:
+        if self._shut_down:
             await self._transport.close()
         else:
             await self._transport.abort()
@@ -247,12 +248,11 @@ class Session:
         if received.failure is not None:
             self._error = received.failure
             self._closed_first = self._closed_first or "client"
-            await self._drain()
         if received.answer:
             self._transport.send(received.answer)
-        if received.close is not None:
+        if received.close is not None or received.failure is not None:
             await self._drain()
-        if received.answer or received.close or received.failure:
+        elif received.answer:
             await self._flush_or_wait()
 
     def _closed_by_peer(self, close: PeerClose) -> None:
@@ -261,9 +261,10 @@ class Session:
         self._bridge.closing_by_server()
 
     async def _drain(self) -> None:
-        """Nothing is left to say or to hear: the server should end the connection now."""
+        """Nothing is left to hear, and only our Close frame to say: then the server should end the connection."""
         self._draining = True
-        self._deadline = monotonic() + LINGER
+        self._deadline = monotonic() + self._options.close_timeout
+        await self._flush_or_wait()
         await self._time_changed.set()
 
     async def _wait_for_room(self) -> None:
@@ -310,6 +311,8 @@ class Session:
             await self._stuck.set()
         elif self._reader_waits and self._options.callbacks == "loop":
             await self._room.set()
+        if self._shut_down or self._write_error is not None:
+            await self._time_changed.set()  # the deadline has moved nearer
 
     async def _write_loop(self) -> None:
         assert self._transport is not None
@@ -355,6 +358,7 @@ class Session:
             if self._draining and not self._shut_down:
                 self._shut_down = True
                 transport.shutdown()
+                self._deadline = monotonic() + LINGER
             return transport.unsent > 0
         frames, size, outgoing = [], 0, self._outgoing
         while outgoing and size < BATCH_BYTES:
@@ -384,7 +388,7 @@ class Session:
             written = min(self._batch_total, self._batch_base + self._transport.sent - self._batch_start)
         if written > self._bridge.written:
             self._bridge.has_written(written)
-        if self._deadline is not None and not self._draining:
+        if self._deadline is not None:
             self._deadline = monotonic() + self._options.close_timeout
 
     # ---- time

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _loop_thread
 from ._bridge import Bridge
+from ._callbacks import Callbacks
 from ._session import Session
 from .close_codes import check_close
 
@@ -24,6 +25,7 @@ class Inside(Protocol):
     """What a WebSocket hides, as far as this file needs it."""
 
     bridge: Bridge
+    callbacks: Callbacks
     session: Session
 
     def wait_settled(self, timeout: float | None) -> bool: ...
@@ -72,6 +74,7 @@ def _close_at_exit() -> None:
 def _after_fork_in_child() -> None:
     for _, inside in _alive():
         inside.bridge.after_fork_in_child()
+        inside.callbacks.after_fork_in_child()
         inside.session.after_fork_in_child()
 
 

@@ -1,0 +1,352 @@
+"""Ctrl-C, signal handlers and finalizers, at any moment: what waits is interrupted, and no connection is harmed."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from peers import CLOSE, LIMIT, PING, Frame, Peer, RawServer, close_frame, pong, text
+
+from nwebsocket import ConnectionClosed, WebSocket
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
+
+
+@contextlib.contextmanager
+def alarm(handler: Callable[..., Any], first: float, interval: float = 0.0) -> Iterator[None]:
+    """Have `handler` called as a signal handler after `first` seconds, and then every `interval` seconds."""
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, first, interval)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Collector:
+    """A server's script: the payloads of all messages end up in `received`; "echo" is echoed.
+
+    ``may_read``   no further frame is read while it is not set
+    """
+
+    def __init__(self) -> None:
+        self.received: list[str] = []
+        self.may_read = threading.Event()
+        self.may_read.set()
+
+    def __call__(self, peer: Peer) -> None:
+        peer.accept()
+        while (frame := self.next_frame(peer)).opcode != CLOSE:
+            if frame.opcode == PING:
+                peer.send(pong(frame.payload))
+            elif frame.payload == b"echo":
+                peer.send(text("echo"))
+            else:
+                self.received.append(frame.payload.decode())
+        peer.send(close_frame(1000))
+
+    def next_frame(self, peer: Peer) -> Frame:
+        self.may_read.wait(LIMIT)
+        return peer.read_frame()
+
+    def starting(self, letter: str) -> list[int]:
+        """The numbers of the messages that are `letter`, number, colon, and padding."""
+        return [int(message[1:].partition(":")[0]) for message in self.received if message[0] == letter]
+
+
+@pytest.fixture
+def collector() -> Collector:
+    return Collector()
+
+
+@pytest.fixture
+def ws(collector: Collector) -> Iterator[WebSocket]:
+    """An open connection to the collector, which still works after the test unless the test has closed it."""
+    with RawServer(collector) as server, WebSocket(server.url, write_limit=2**20, compression=None) as ws:
+        yield ws
+        if ws.readyState == WebSocket.OPEN:
+            check_works(ws)
+
+
+def check_works(ws: WebSocket) -> None:
+    ws.send("echo")
+    assert ws.recv(LIMIT) == "echo"
+    assert ws.bufferedAmount == 0
+
+
+# --- What waits is interrupted
+
+
+def send_without_end(ws: WebSocket) -> None:
+    while True:
+        ws.send("x" * 2**16)
+
+
+def iterate(ws: WebSocket) -> None:
+    for _ in ws:
+        pass
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        WebSocket.wait_closed,
+        lambda ws: ws.wait_closed(LIMIT),
+        WebSocket.recv,
+        lambda ws: ws.recv(LIMIT),
+        iterate,
+    ],
+    ids=["wait_closed", "wait_closed with timeout", "recv", "recv with timeout", "iteration"],
+)
+def test_ctrl_c_interrupts_what_waits(ws: WebSocket, wait: Callable[[WebSocket], object]) -> None:
+    started = time.monotonic()
+    with alarm(signal.default_int_handler, 0.1), pytest.raises(KeyboardInterrupt):
+        wait(ws)
+    assert time.monotonic() - started < 0.6
+
+
+def test_ctrl_c_interrupts_a_send_that_waits_at_write_limit(ws: WebSocket, collector: Collector) -> None:
+    collector.may_read.clear()
+    with alarm(signal.default_int_handler, 0.5), pytest.raises(KeyboardInterrupt):
+        send_without_end(ws)
+    interrupted = time.monotonic()
+    assert ws.bufferedAmount >= 2**20
+    collector.may_read.set()
+    check_works(ws)
+    assert time.monotonic() - interrupted < LIMIT
+
+
+def test_ctrl_c_interrupts_ping(ws: WebSocket, collector: Collector) -> None:
+    collector.may_read.clear()
+    ws.send("a0")  # the frame that is being read already
+    started = time.monotonic()
+    with alarm(signal.default_int_handler, 0.1), pytest.raises(KeyboardInterrupt):
+        ws.ping()
+    assert time.monotonic() - started < 0.6
+    collector.may_read.set()
+
+
+def test_ctrl_c_interrupts_wait_open() -> None:
+    may_accept = threading.Event()
+
+    def script(peer: Peer) -> None:
+        assert peer.request
+        may_accept.wait(LIMIT)
+        Collector()(peer)
+
+    with RawServer(script) as server:
+        ws = WebSocket(server.url)
+        started = time.monotonic()
+        with alarm(signal.default_int_handler, 0.1), pytest.raises(KeyboardInterrupt):
+            ws.wait_open()
+        assert time.monotonic() - started < 0.6
+        assert ws.readyState == WebSocket.CONNECTING
+        may_accept.set()
+        with ws:
+            check_works(ws)
+
+
+def test_ctrl_c_in_a_with_block_closes(ws: WebSocket, collector: Collector) -> None:
+    ws.send("a0")
+    with alarm(signal.default_int_handler, 0.1), pytest.raises(KeyboardInterrupt), ws:
+        ws.recv()
+    assert ws.wait_closed(LIMIT).wasClean
+    assert collector.received == ["a0"]
+
+
+def test_ctrl_c_in_the_main_thread_leaves_other_threads_and_handlers_alone(ws: WebSocket) -> None:
+    heard = threading.Event()
+    ws.onmessage = lambda message: heard.set()
+    with alarm(signal.default_int_handler, 0.1), pytest.raises(KeyboardInterrupt):
+        ws.wait_closed()
+    ws.send("echo")
+    assert heard.wait(LIMIT)
+    ws.close()
+
+
+# --- A barrage
+
+
+class Interruption(Exception):
+    """Raised by the signal handler."""
+
+
+class Barrage:
+    """A signal handler that raises while `armed`."""
+
+    def __init__(self) -> None:
+        self.armed = False
+        self.count = 0
+
+    def __call__(self, *_: object) -> None:
+        if self.armed:
+            self.armed = False
+            self.count += 1
+            raise Interruption
+
+    def attempt(self, function: Callable[..., object], *arguments: object) -> bool:
+        """Call the function under fire; whether it returned."""
+        try:
+            try:
+                self.armed = True
+                function(*arguments)
+            finally:
+                self.armed = False
+        except (Interruption, TimeoutError):
+            return False
+        return True
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """No finalizer runs in which an exception would be lost, whoever's it is."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("seconds", [0.5, pytest.param(5.0, marks=pytest.mark.slow)], ids=["short", "long"])
+@pytest.mark.parametrize("size", [8, 5000], ids=["small", "large"])
+def test_interrupted_sends_lose_and_double_nothing(
+    ws: WebSocket, collector: Collector, seconds: float, size: int
+) -> None:
+    barrage, padding = Barrage(), "x" * size
+    returned = []
+    deadline = time.monotonic() + seconds
+    with alarm(barrage, 0.0005, 0.0005):
+        for number in itertools.count():
+            if barrage.attempt(ws.send, f"a{number}:{padding}"):
+                returned.append(number)
+            if time.monotonic() > deadline:
+                break
+    assert barrage.count > 50
+    check_works(ws)
+    ws.close()
+    assert ws.wait_closed(LIMIT).wasClean
+    arrived = collector.starting("a")
+    assert arrived == sorted(set(arrived))
+    assert set(returned) <= set(arrived)
+    assert ws.bufferedAmount == 0
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("timeout", [None, 0.0003, LIMIT])
+@pytest.mark.parametrize("name", ["recv", "wait_closed", "ping"])
+def test_interrupted_waits_harm_nothing(ws: WebSocket, name: str, timeout: float | None) -> None:
+    barrage = Barrage()
+    deadline = time.monotonic() + 0.4
+    with alarm(barrage, 0.0005, 0.0005):
+        while time.monotonic() < deadline:
+            barrage.attempt(getattr(ws, name), timeout)
+    assert barrage.count > 10
+
+
+# --- Signal handlers and finalizers that use the socket themselves
+
+
+def test_a_signal_handler_may_send_while_the_main_thread_sends(ws: WebSocket, collector: Collector) -> None:
+    numbers = itertools.count()
+    busy = False
+
+    def handler(*_: object) -> None:
+        nonlocal busy
+        if not busy:  # a handler may interrupt a handler, and the later number would come first
+            busy = True
+            ws.send(f"s{next(numbers)}")
+            busy = False
+
+    deadline = time.monotonic() + 0.4
+    with alarm(handler, 0.0005, 0.0005):
+        for number in itertools.count():
+            ws.send(f"m{number}")
+            if time.monotonic() > deadline:
+                break
+    sent = next(numbers)
+    assert sent > 50
+    check_works(ws)
+    assert collector.starting("m") == list(range(number + 1))
+    assert collector.starting("s") == list(range(sent))
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_a_signal_handler_may_close_while_the_main_thread_sends(
+    ws: WebSocket, collector: Collector, attempt: int
+) -> None:
+    accepted = 0
+    with alarm(lambda *_: ws.close(1000), 0.05 + attempt / 1000), contextlib.suppress(ConnectionClosed):
+        while True:
+            ws.send(f"m{accepted}")
+            accepted += 1
+    assert ws.wait_closed(LIMIT).wasClean
+    arrived = collector.starting("m")
+    assert arrived == list(range(len(arrived)))
+    # The handler may have closed between the acceptance of a message and the counting of it, but no earlier.
+    assert accepted <= len(arrived) <= accepted + 1
+
+
+def test_a_signal_handler_may_send_while_the_main_thread_receives(ws: WebSocket) -> None:
+    with alarm(lambda *_: ws.send("echo"), 0.05):
+        assert ws.recv(LIMIT) == "echo"
+
+
+class Noisy:
+    """Garbage that says goodbye over the network."""
+
+    def __init__(self, ws: WebSocket, number: int) -> None:
+        self._ws = ws
+        self._number = number
+        self._myself = self  # only the garbage collector finds it
+
+    def __del__(self) -> None:
+        self._ws.send(f"f{self._number}")
+
+
+@pytest.fixture
+def constant_collection() -> Iterator[None]:
+    """The garbage collector runs at every allocation, in whatever thread that happens."""
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.freeze()  # to be fast: nothing older is looked at
+    gc.set_threshold(1)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+
+
+@pytest.mark.usefixtures("constant_collection")
+def test_a_finalizer_may_send_wherever_the_collector_finds_it(ws: WebSocket, collector: Collector) -> None:
+    total = 300
+    for number in range(total):
+        Noisy(ws, number)
+        ws.send(f"m{number}")
+    gc.collect()
+    check_works(ws)
+    ws.close()
+    assert ws.wait_closed(LIMIT).wasClean
+    assert collector.starting("m") == list(range(total))
+    assert sorted(collector.starting("f")) == list(range(total))
+    assert ws.bufferedAmount == 0
+
+
+@pytest.mark.usefixtures("constant_collection")
+def test_a_finalizer_may_send_while_messages_are_received(ws: WebSocket, collector: Collector) -> None:
+    total = 100
+    for number in range(total):
+        Noisy(ws, number)
+        check_works(ws) if number % 10 == 0 else ws.ping(LIMIT)
+    gc.collect()
+    ws.close()
+    assert ws.wait_closed(LIMIT).wasClean
+    assert sorted(collector.starting("f")) == list(range(total))
