@@ -198,8 +198,9 @@ class Callbacks:
         try:
             self._thread.start()
         except RuntimeError:
-            # No more threads: at interpreter exit (Python 3.12+), or the system's limit is reached. Not silence, then.
-            log.warning("no thread can be started for callbacks: they run on the loop thread")
+            # No more threads: the system's limit is reached, or the interpreter is exiting (Python 3.12+).
+            if threading.main_thread().is_alive():
+                log.warning("no thread can be started for callbacks: they run on the loop thread")
             self._thread = None
             self._on_loop = True
             self._notify_loop()

@@ -73,9 +73,9 @@ class Options:
         _check_choice("compression", self.compression, ("deflate", None))
         _check_choice("callbacks", self.callbacks, ("thread", "loop"))
         for name in ("open_timeout", "ping_interval", "ping_timeout"):
-            _check_number(name, getattr(self, name), "seconds, more than 0", optional=True)
+            _check_number(name, getattr(self, name), "seconds, more than 0,", optional=True)
         _check_number("close_timeout", self.close_timeout, "seconds, more than 0")
-        _check_number("max_size", self.max_size, "a whole number of bytes, at least 1", optional=True, whole=True)
+        _check_number("max_size", self.max_size, "a whole number of bytes, at least 1,", optional=True, whole=True)
         _check_number("max_queue", self.max_queue, "a whole number of messages, at least 1", whole=True)
         _check_number("write_limit", self.write_limit, "a whole number of bytes, at least 1", whole=True)
         object.__setattr__(self, "headers", _checked_headers(self.headers))
