@@ -363,6 +363,10 @@ def test_unknown_event_types_are_refused(echo: str, event_type: Any) -> None:
 async def asynchronous(argument: Any) -> None: ...
 
 
+def generator(argument: Any) -> Any:
+    yield
+
+
 class AsynchronousCall:
     async def __call__(self, argument: Any) -> None: ...
 
@@ -378,6 +382,7 @@ class AsynchronousCall:
         ("onmessage", asynchronous),
         ("onmessage", functools.partial(asynchronous)),
         ("onmessage", AsynchronousCall()),
+        ("onmessage", generator),
         ("onmessage", "print"),
         ("onerror", lambda: None),
         ("onerror", asynchronous),

@@ -37,7 +37,7 @@ log = logging.getLogger("nwebsocket")
 INIT_PATIENCE = 5.0
 """Seconds that an ``__init__`` may run while events wait, before a warning says why no callback has run yet."""
 
-LATE_HANDLER_PATIENCE = 1.0
+LATE_HANDLER_PATIENCE = 0.25
 """Seconds that the callback thread outlives its connection while events wait for a handler: set soon, it runs there."""
 
 ATTRIBUTE = object()

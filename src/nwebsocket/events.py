@@ -58,16 +58,20 @@ class CloseEvent(Event):
     wasClean: bool
 
 
+_NEVER_RUN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+
+
 def check_handler(name: str, handler: Any, *, always_with_argument: bool) -> None:
     """Raise TypeError, naming the handler, unless `handler` can be called as the handler `name` will be.
 
-    That is with one argument, or (onopen and onclose) with one or none, as it likes. A coroutine function is refused:
-    nobody would await it.
+    That is with one argument, or (onopen and onclose) with one or none, as it likes. Functions whose body would not
+    run by being called, coroutine functions above all, are refused.
     """
     if not callable(handler):
         raise TypeError(f"{name} must be a function, a method or None, not {handler!r}")
-    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__):
-        raise TypeError(f"{name} is an async function, which nobody would await: write it with plain def")
+    for function in (handler, type(handler).__call__):
+        if any(is_kind(function) for is_kind in _NEVER_RUN):
+            raise TypeError(f"{name} is an async or a generator function, whose body would never run: use plain def")
     try:
         signature = inspect.signature(handler)
     except ValueError:  # some builtins have none
