@@ -610,3 +610,84 @@ def test_a_message_larger_than_write_limit_is_sent(echo: str) -> None:
         ws.send("x" * 10**6)
         ws.send("y" * 10**6)
         assert [len(ws.recv(LIMIT)) for _ in range(2)] == [10**6] * 2
+
+
+# --- Fairness
+
+
+def test_a_sender_that_never_pauses_does_not_starve_the_other_connections(echo: str) -> None:
+    enough = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        peer.read_eof()
+
+    def send_on(ws: WebSocket) -> None:
+        while not enough.is_set():
+            ws.send("x")
+
+    with opened(script, compression=None) as busy, WebSocket(echo) as other:
+        senders = [threading.Thread(target=send_on, args=(busy,)) for _ in range(2)]
+        for sender in senders:
+            sender.start()
+        try:
+            for number in range(20):
+                other.send(str(number))
+                assert other.recv(LIMIT) == str(number)
+            assert other.ping(LIMIT) > 0
+        finally:
+            enough.set()
+            for sender in senders:
+                sender.join()
+
+
+def test_empty_messages_that_nobody_takes_are_not_free(echo: str) -> None:
+    """bufferedAmount counts payload, of which they have none; the memory they take is bounded all the same."""
+    entered, release, sent = threading.Event(), threading.Event(), threading.Event()
+
+    def onopen() -> None:
+        entered.set()
+        release.wait(LIMIT)  # the loop thread takes nothing meanwhile
+
+    def send_many() -> None:
+        for _ in range(1000):
+            ws.send("")
+        sent.set()
+
+    with WebSocket(echo, callbacks="loop", write_limit=64_000) as ws:
+        ws.onopen = onopen
+        assert entered.wait(LIMIT)
+        sender = threading.Thread(target=send_many)
+        sender.start()
+        assert not sent.wait(0.3)
+        assert ws.stats.messages_sent == 64_000 // _bridge.MESSAGE_OVERHEAD
+        assert ws.bufferedAmount == 0
+        release.set()
+        sender.join()
+        assert [ws.recv(LIMIT) for _ in range(1000)] == [""] * 1000
+
+
+@WHERE
+def test_a_burst_of_tiny_messages_is_taken_in_small_pieces(where: Any, log: Any) -> None:
+    """One read of the socket can hold a hundred thousand: neither the inbox nor the loop takes them in one go."""
+    sent = [""] * 100_000
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        peer.send(b"".join(map(text, sent)) + close_frame(1000))
+        peer.read_until_close()
+
+    with opened(script, max_queue=100, compression=None, callbacks=where) as ws, echo_server() as server:
+        with WebSocket(server.url) as other:
+            other.send("x")
+            assert other.recv(LIMIT) == "x"
+        _until_reading_stops(log)
+        assert 100 <= ws.stats.inbox < 5000
+        assert list(ws) == sent
+
+
+def _until_reading_stops(log: Any) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not any("reading stops" in record.getMessage() for record in log.warnings()):
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)

@@ -31,6 +31,10 @@ from .exceptions import ConnectionClosed, ConnectionLost, InvalidStateError, Sid
 _SLICE = 0.05 if sys.platform == "win32" else None  # seconds; there a lock wait cannot be interrupted by Ctrl-C
 
 
+MESSAGE_OVERHEAD = 128
+"""Bytes of memory that a message waiting to be sent takes beside its payload, roughly."""
+
+
 class ReadyState(IntEnum):
     """The states of a connection; it only moves forward (WHATWG WebSockets section 3.1)."""
 
@@ -46,6 +50,7 @@ class Outgoing(NamedTuple):
     parts: tuple[str | bytes, ...]  # one fragment each; whole messages have one
     size: int  # bytes of payload, text as UTF-8
     total: int  # bytes of all payloads accepted up to and including this one
+    number: int  # how many messages have been accepted, this one included
 
 
 class Ending(NamedTuple):
@@ -88,10 +93,10 @@ class Bridge:
         self._outgoing: deque[Outgoing] = deque()
         # A flush command is on its way to the loop: it will see whatever is appended until it calls take().
         self._flush_posted = False
-        self._taken = 0  # `total` of the last message taken; loop thread
+        self._taken = (0, 0)  # `total` and `number` of the last message taken; loop thread
         self.written = 0  # payload bytes that the operating system has taken; loop thread
+        self._messages_written = 0  # messages that it has taken as a whole; loop thread
         self._write_limit = options.write_limit
-        self.messages_sent = 0
 
         # -- from the server
         self._inbox: deque[str | bytes] = deque()
@@ -117,7 +122,18 @@ class Bridge:
     @property
     def buffered(self) -> int:
         """Bytes of payload accepted by send() that the operating system has not taken yet."""
-        return self._accepted() - self.written
+        return self._accepted()[0] - self.written
+
+    @property
+    def messages_sent(self) -> int:
+        """Messages accepted by send()."""
+        return self._accepted()[1]
+
+    def over_write_limit(self) -> bool:
+        """Whether send() should wait. Each message counts for its overhead, too: a million empty ones are not free."""
+        total, number = self._accepted()
+        waiting = total - self.written + MESSAGE_OVERHEAD * (number - self._messages_written)
+        return waiting >= self._write_limit
 
     def send(self, parts: tuple[str | bytes, ...], size: int) -> None:
         """Accept one message for sending; wait while the peer leaves more than `write_limit` bytes untaken.
@@ -127,7 +143,7 @@ class Bridge:
         may_wait = not self._loop.is_current()
         try:
             while not self._accept(parts, size, may_wait):
-                self.wait(lambda: self.state is not ReadyState.OPEN or self.buffered < self._write_limit, None)
+                self.wait(lambda: self.state is not ReadyState.OPEN or not self.over_write_limit(), None)
         except WebSocketError:
             raise
         except BaseException:
@@ -138,10 +154,10 @@ class Bridge:
     def _accept(self, parts: tuple[str | bytes, ...], size: int, may_wait: bool) -> bool:
         with self.lock:
             self.require_open("send()")
-            if may_wait and self.buffered >= self._write_limit:
+            if may_wait and self.over_write_limit():
                 return False
-            self._outgoing.append(Outgoing(parts, size, self._accepted() + size))
-            self.messages_sent += 1
+            total, number = self._accepted()
+            self._outgoing.append(Outgoing(parts, size, total + size, number + 1))
             posted, self._flush_posted = self._flush_posted, True
         if not posted:
             self._post_flush()
@@ -191,9 +207,10 @@ class Bridge:
         if self.state is not ReadyState.OPEN:
             raise self.closed_error()
 
-    def _accepted(self) -> int:
+    def _accepted(self) -> tuple[int, int]:
+        """Bytes and messages accepted so far."""
         try:
-            return self._outgoing[-1].total
+            return self._outgoing[-1][2:]
         except IndexError:
             return self._taken
 
@@ -274,13 +291,18 @@ class Bridge:
             self._flush_posted = False
             if not self._outgoing:
                 return []
-            self._taken = self._outgoing[-1].total
+            self._taken = self._outgoing[-1][2:]
             taken = list(self._outgoing)
             self._outgoing.clear()
             return taken
 
-    def has_written(self, total: int) -> None:
-        """The operating system has taken the payloads up to `total`."""
+    def has_written(self, total: int, number: int) -> None:
+        """The operating system has taken `total` bytes of payload, and `number` messages as a whole."""
+        self._messages_written = number
+        self.has_written_part(total)
+
+    def has_written_part(self, total: int) -> None:
+        """The operating system has taken `total` bytes of payload, the last of them of a message under way."""
         self.written = total
         if self._waiters:
             self.wake()
@@ -292,9 +314,6 @@ class Bridge:
     def somebody_waits(self) -> bool:
         """Whether a user's thread waits for something of this connection."""
         return bool(self._waiters)
-
-    def over_write_limit(self) -> bool:
-        return self.buffered >= self._write_limit
 
     def opened(self) -> bool:
         """The handshake is done. False if close() came before."""

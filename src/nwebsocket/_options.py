@@ -50,7 +50,7 @@ class Options:
     ``ping_timeout``   after so much more silence the connection is given up; None: never
     ``max_size``       of a received message, after decompression; None: no limit
     ``max_queue``      messages in the inbox (which also has a bound of 64 MiB); when full, the socket is not read
-    ``write_limit``    above so many bytes of bufferedAmount send() waits for the peer
+    ``write_limit``    above so many bytes of bufferedAmount, and 128 more for each message, send() waits for the peer
     ``callbacks``      "thread": on a thread of the socket's own; "loop": on the loop thread, for short callbacks only
     """
 

@@ -20,13 +20,23 @@ from time import monotonic
 from . import _loop_thread
 from ._bridge import Bridge, Ending, Outgoing, describe
 from ._callbacks import Callbacks
-from ._curio import CancelledError, Event, Task, TaskGroup, TaskTimeout, before, current_task, disable_cancellation
+from ._curio import (
+    CancelledError,
+    Event,
+    Task,
+    TaskGroup,
+    TaskTimeout,
+    before,
+    current_task,
+    disable_cancellation,
+    sleep,
+)
 from ._handshake import Response
 from ._keepalive import Keepalive
 from ._opening import Opening
 from ._options import Options
 from ._protocol import PeerClose, Protocol
-from ._transport import Transport
+from ._transport import READ_SIZE, Transport
 from ._url import URL
 from .exceptions import (
     Cancelled,
@@ -42,7 +52,15 @@ LINGER = 1.0
 """Seconds to wait for the server to end the TCP connection once the Close frames are exchanged (RFC 6455 7.1.1)."""
 
 BATCH_BYTES = 256 * 1024
-"""Payload framed and given to the operating system in one go; keeps bufferedAmount a live figure."""
+BATCH_FRAMES = 256
+"""What is framed and given to the operating system in one go; a bound keeps bufferedAmount a live figure."""
+
+BATCHES_IN_A_ROW = 4
+"""... and after so many of them (some 10 ms) the other connections get their turn."""
+
+PIECE_BYTES = 4 * 1024
+PIECE_MESSAGES = 256
+"""What is parsed in one go: at least so many bytes, and more as long as they hold fewer messages than that."""
 
 LISTENER_PATIENCE = 0.25
 """Seconds for a handler to be set, or the error to be raised to somebody, before a failure is logged."""
@@ -73,8 +91,11 @@ class Session:
         self._outgoing: deque[Outgoing] = deque()
         # The batch in the transport's hands: its payload ends at `total`; it began when `sent` was `_batch_start`.
         self._batch_total = 0
+        self._batch_number = 0
         self._batch_base = 0
         self._batch_start = 0
+
+        self._piece = PIECE_BYTES  # how many bytes are parsed in one go
 
         self._room = Event()  # the inbox has room again
         self._stuck = Event()  # the socket takes no more: the writer shall wait for it
@@ -221,8 +242,7 @@ class Session:
         assert self._transport is not None
         await self._received(b"")  # frames may have come with the handshake
         while True:
-            if not self._draining:
-                await self._wait_for_room()
+            await self._wait_for_room()
             try:
                 data = await self._transport.receive()
             except OSError as error:
@@ -231,13 +251,35 @@ class Session:
             if not data:
                 return
             self.keepalive.heard(monotonic())
-            if not self._draining:
-                await self._received(data)
+            await self._received_in_pieces(data)
+
+    async def _received_in_pieces(self, data: bytes) -> None:
+        """What one read brought may be a hundred thousand messages: between pieces, the bound of the inbox counts,
+        and the other connections get their turn.
+        """
+        start = 0
+        while len(data) - start > self._piece:
+            end = start + self._piece
+            await self._received(data[start:end])
+            start = end
+            await self._wait_for_room()
+            await sleep(0)
+        await self._received(data[start:])
+
+    def _choose_piece(self, messages: int) -> None:
+        """As large as may be for few large messages, small for many small ones."""
+        if messages > PIECE_MESSAGES:
+            self._piece = max(PIECE_BYTES, self._piece // 2)
+        elif messages <= PIECE_MESSAGES // 8:
+            self._piece = min(READ_SIZE, self._piece * 2)
 
     async def _received(self, data: bytes) -> None:
         assert self._protocol is not None
         assert self._transport is not None
+        if self._draining:
+            return
         received = self._protocol.receive(data)
+        self._choose_piece(len(received.messages))
         if received.messages:
             self._bridge.deliver(received.messages)
             self._callbacks.notify()
@@ -269,7 +311,7 @@ class Session:
 
     async def _wait_for_room(self) -> None:
         """Back-pressure: while the inbox is full, the peer feels it; its silence is then our own doing."""
-        while self._bridge.stop_reading_if_full() or self._loop_callbacks_write_too_much():
+        while not self._draining and (self._bridge.stop_reading_if_full() or self._loop_callbacks_write_too_much()):
             self.keepalive.pause()
             self._warn_once_about_full_inbox()
             self._reader_waits = True
@@ -325,7 +367,11 @@ class Session:
             await self._flush_or_wait()
 
     def _flush(self) -> bool:
-        """Frame what waits and give it to the operating system; False if it does not take all of it."""
+        """Frame what waits and give it to the operating system; False if something is left for the writer.
+
+        That is so when the operating system does not take all of it, and when user threads send as fast as this
+        thread writes: then the other tasks get their turn first.
+        """
         transport = self._transport
         assert transport is not None
         if self._writer_waits:
@@ -333,7 +379,7 @@ class Session:
         if self._write_error is not None:
             return True  # _keep_time() ends the connection unless the reader does
         try:
-            while True:
+            for _ in range(BATCHES_IN_A_ROW):
                 if transport.unsent:
                     done = transport.flush()
                     self._account(done)
@@ -341,6 +387,7 @@ class Session:
                         return False
                 if not self._fill():
                     return True
+            return False
         except OSError as error:
             # What the server has sent before may still be there to read, its Close frame above all.
             self._write_error = error
@@ -360,12 +407,13 @@ class Session:
                 transport.shutdown()
                 self._deadline = monotonic() + LINGER
             return transport.unsent > 0
-        frames, size, outgoing = [], 0, self._outgoing
-        while outgoing and size < BATCH_BYTES:
+        frames: list[bytes] = []
+        size, outgoing = 0, self._outgoing
+        while outgoing and size < BATCH_BYTES and len(frames) < BATCH_FRAMES:
             message = outgoing.popleft()
             frames.extend(_framed(protocol, message.parts))
             size += message.size
-            self._batch_total = message.total
+            self._batch_total, self._batch_number = message.total, message.number
         if frames:
             self._batch_base, self._batch_start = self._batch_total - size, transport.sent
         elif self._bridge.close_request is not None and not protocol.close_sent and not self._bridge.has_outgoing():
@@ -383,11 +431,10 @@ class Session:
         """bufferedAmount falls as the operating system takes the batch; framing counts for nothing in the end."""
         assert self._transport is not None
         if done:
-            written = self._batch_total
+            self._bridge.has_written(self._batch_total, self._batch_number)
         else:
-            written = min(self._batch_total, self._batch_base + self._transport.sent - self._batch_start)
-        if written > self._bridge.written:
-            self._bridge.has_written(written)
+            taken = self._transport.sent - self._batch_start
+            self._bridge.has_written_part(min(self._batch_total, self._batch_base + taken))
         if self._deadline is not None:
             self._deadline = monotonic() + self._options.close_timeout
 

@@ -320,7 +320,8 @@ class WebSocket:
         """Send a message: str as text; bytes, or anything with a buffer (a NumPy array), as binary.
 
         An iterable of either goes out as one fragmented message, an item a fragment; it is read to its end first.
-        The data is copied: it may be changed afterwards. Waits while `bufferedAmount` is over `write_limit`.
+        The data is copied: it may be changed afterwards. Waits while `bufferedAmount`, and 128 bytes for each message
+        in it, is over `write_limit`.
 
         Raises InvalidStateError in CONNECTING and ConnectionClosed in CLOSING and CLOSED (both ConnectionError),
         TypeError for anything else than the above, UnicodeEncodeError (ValueError) for a lone surrogate: then nothing
