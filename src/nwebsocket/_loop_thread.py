@@ -122,7 +122,9 @@ class LoopThread:
         finally:
             with self._lock:
                 self._alive = False
-                del self._queue  # closes its sockets; with _alive False nobody looks for it
+                # curio closes these only when the queue is collected, which a traceback somewhere may put off.
+                self._queue._put_sock.close()
+                self._queue._get_sock.close()
             for hook in end_hooks:
                 hook(self)
 
