@@ -113,11 +113,10 @@ class Echo(picows.WSListener):  # type: ignore[misc]
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         if frame.msg_type == picows.WSMsgType.PING:
             transport.send_pong(frame.get_payload_as_bytes())
-        elif frame.msg_type == picows.WSMsgType.CLOSE:
-            transport.send_close(frame.get_close_code(), frame.get_close_message())
+            return
+        transport.send(frame.msg_type, frame.get_payload_as_bytes())
+        if frame.msg_type == picows.WSMsgType.CLOSE:
             transport.disconnect()
-        else:
-            transport.send(frame.msg_type, frame.get_payload_as_bytes())
 
 
 def serve(port: Connection) -> None:

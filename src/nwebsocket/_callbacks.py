@@ -30,7 +30,6 @@ from .events import (
     check_handler,
     takes_event,
 )
-from .exceptions import WebSocketError
 
 log = logging.getLogger("nwebsocket")
 
@@ -340,8 +339,8 @@ class Callbacks:
         ending = self._bridge.ending
         assert ending is not None
         if event_type == "error":
-            error = ending.error or WebSocketError("the connection has failed")
-            self._call_handlers(owner, ErrorEvent("error", owner, error), error)
+            assert ending.error is not None
+            self._call_handlers(owner, ErrorEvent("error", owner, ending.error), ending.error)
         else:
             self._call_handlers(owner, CloseEvent("close", owner, ending.code, ending.reason, ending.clean))
 
