@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from peers import CLOSE, LIMIT, PING, Frame, Peer, RawServer, close_frame, pong, text
 
-from nwebsocket import ConnectionClosed, WebSocket
+from nwebsocket import ConnectionClosed, WebSocket, _loop_thread
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
 
@@ -276,6 +276,41 @@ def test_a_signal_handler_may_send_while_the_main_thread_sends(ws: WebSocket, co
     check_works(ws)
     assert collector.starting("m") == list(range(number + 1))
     assert collector.starting("s") == list(range(sent))
+
+
+@pytest.mark.parametrize("inside", ["this socket", "another socket", "the loop's queue"])
+def test_a_signal_handler_that_would_wait_for_what_it_interrupted(echo: str, inside: str) -> None:
+    """The loop thread needs the interrupted call's lock to go on: send() goes on without room, the others raise."""
+    outcomes: list[Any] = []
+
+    def handler(*_: object) -> None:
+        for number in range(5):
+            ws.send(str(number))
+        for wait in (ws.recv, ws.ping, ws.wait_closed):
+            try:
+                outcomes.append(wait(LIMIT))
+            except RuntimeError as error:
+                outcomes.append(type(error))
+
+    with WebSocket(echo, write_limit=1) as ws, WebSocket(echo) as other:
+        locks = {
+            "this socket": ws._nwebsocket.bridge.lock,
+            "another socket": other._nwebsocket.bridge.lock,
+            "the loop's queue": _loop_thread.current()._lock,
+        }
+        previous = signal.signal(signal.SIGUSR1, handler)
+        try:
+            with locks[inside]:  # as if the signal came while the main thread was inside a call
+                signal.raise_signal(signal.SIGUSR1)
+        finally:
+            signal.signal(signal.SIGUSR1, previous)
+        assert len(outcomes) == 3
+        assert issubclass(outcomes[2], RuntimeError)  # wait_closed() never ends by itself
+        received = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        while len(received) < 5:
+            received.append(str(ws.recv(LIMIT)))
+        assert received == ["0", "1", "2", "3", "4"]
+        check_works(ws)
 
 
 @pytest.mark.parametrize("attempt", range(5))

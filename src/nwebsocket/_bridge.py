@@ -19,6 +19,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
@@ -33,6 +34,14 @@ _SLICE = 0.05 if sys.platform == "win32" else None  # seconds; there a lock wait
 
 MESSAGE_OVERHEAD = 128
 """Bytes of memory that a message waiting to be sent takes beside its payload, roughly."""
+
+
+_MOMENT = 0.05
+"""Seconds to wait before looking whether this is a wait that could never end."""
+
+
+class WaitsForItself(RuntimeError):
+    """The wait would be for what the waiting thread itself was interrupted in."""
 
 
 class ReadyState(IntEnum):
@@ -72,11 +81,15 @@ class LoopSide(Protocol):
     async def start_closing(self) -> None: ...
 
 
+_bridges: weakref.WeakValueDictionary[int, Bridge] = weakref.WeakValueDictionary()
+
+
 class Bridge:
     """The shared part of one connection."""
 
     def __init__(self, options: Options) -> None:
         self.lock = threading.RLock()
+        _bridges[id(self)] = self
         self.state = ReadyState.CONNECTING
         self.ending: Ending | None = None
         self.was_open = False
@@ -143,13 +156,20 @@ class Bridge:
         may_wait = not self._loop.is_current()
         try:
             while not self._accept(parts, size, may_wait):
-                self.wait(lambda: self.state is not ReadyState.OPEN or not self.over_write_limit(), None)
+                may_wait = self._wait_for_room()
         except WebSocketError:
             raise
         except BaseException:
             # A KeyboardInterrupt may have come after the message was accepted: rule 2.
             self._post_flush()
             raise
+
+    def _wait_for_room(self) -> bool:
+        """Wait until send() may go on; False if it must go on without room, because waiting would be for itself."""
+        try:
+            return self.wait(lambda: self.state is not ReadyState.OPEN or not self.over_write_limit(), None)
+        except WaitsForItself:
+            return False
 
     def _accept(self, parts: tuple[str | bytes, ...], size: int, may_wait: bool) -> bool:
         with self.lock:
@@ -399,13 +419,32 @@ def describe(ending: Ending) -> str:
 
 
 def _acquire(waiter: threading.Lock, deadline: float | None) -> bool:
-    """Acquire `waiter`, which somebody else will release; False at `deadline`. Ctrl-C interrupts it."""
+    """Acquire `waiter`, which somebody else will release; False at `deadline`. Ctrl-C interrupts it.
+
+    Raises WaitsForItself, after a moment.
+    """
+    limit: float | None = _MOMENT
     while True:
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             return waiter.acquire(blocking=False)
-        if left is None and _SLICE is None:
-            return waiter.acquire()
-        timeout = min(t for t in (left, _SLICE) if t is not None)
+        timeout = min((t for t in (left, limit) if t is not None), default=-1.0)
         if waiter.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
             return True
+        _check_locks()
+        limit = _SLICE
+
+
+def _check_locks() -> None:
+    """Raise WaitsForItself if this thread, about to wait, holds a lock that the loop thread needs to go on.
+
+    No code of this library waits while it holds one, but a signal handler or a finalizer of the user's may interrupt it
+    there and wait for a socket, this one or another.
+    """
+    bridges = [reference() for reference in _bridges.valuerefs()]
+    if _loop_thread.is_posting() or any(bridge is not None and _owned(bridge.lock) for bridge in bridges):
+        raise WaitsForItself("a signal handler or a finalizer that interrupted a call of a socket cannot wait for one")
+
+
+def _owned(lock: threading.RLock) -> bool:
+    return lock._is_owned()  # type: ignore[attr-defined, no-any-return]

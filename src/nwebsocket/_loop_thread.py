@@ -192,6 +192,11 @@ def is_loop_thread() -> bool:
     return _loop is not None and _loop.is_current()
 
 
+def is_posting() -> bool:
+    """Whether the caller has interrupted, on its own thread, a call of post()."""
+    return _loop is not None and _loop._lock._is_owned()  # type: ignore[attr-defined]
+
+
 def stop(timeout: float) -> None:
     """End the loop thread, if there is one, waiting for it at most `timeout` seconds."""
     if _loop is not None:
