@@ -582,7 +582,7 @@ def pump(sock: socket.socket, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, 
     while True:
         try:
             result = step()
-        except ssl.SSLWantReadError:  # noqa: PERF203
+        except ssl.SSLWantReadError:
             sock.sendall(outgoing.read())
             incoming.write(sock.recv(1 << 16))
         else:

@@ -58,8 +58,6 @@ class Outgoing(NamedTuple):
 
     parts: tuple[str | bytes, ...]  # one fragment each; whole messages have one
     size: int  # bytes of payload, text as UTF-8
-    total: int  # bytes of all payloads accepted up to and including this one
-    number: int  # how many messages have been accepted, this one included
 
 
 class Ending(NamedTuple):
@@ -106,9 +104,11 @@ class Bridge:
         self._outgoing: deque[Outgoing] = deque()
         # A flush command is on its way to the loop: it will see whatever is appended until it calls take().
         self._flush_posted = False
-        self._taken = (0, 0)  # `total` and `number` of the last message taken; loop thread
-        self.written = 0  # payload bytes that the operating system has taken; loop thread
-        self._messages_written = 0  # messages that it has taken as a whole; loop thread
+        # Payload bytes in `_outgoing`. A signal handler that sends in the middle of send() may make it too low, until
+        # the next take() puts it right.
+        self._outgoing_bytes = 0
+        self._taken_bytes = self._taken_messages = 0  # by the loop, in all; loop thread
+        self._written_bytes = self._written_messages = 0  # to the operating system, in all; loop thread
         self._write_limit = options.write_limit
 
         # -- from the server
@@ -135,18 +135,17 @@ class Bridge:
     @property
     def buffered(self) -> int:
         """Bytes of payload accepted by send() that the operating system has not taken yet."""
-        return self._accepted()[0] - self.written
+        return self._taken_bytes + self._outgoing_bytes - self._written_bytes
 
     @property
     def messages_sent(self) -> int:
         """Messages accepted by send()."""
-        return self._accepted()[1]
+        return self._taken_messages + len(self._outgoing)
 
     def over_write_limit(self) -> bool:
         """Whether send() should wait. Each message counts for its overhead, too: a million empty ones are not free."""
-        total, number = self._accepted()
-        waiting = total - self.written + MESSAGE_OVERHEAD * (number - self._messages_written)
-        return waiting >= self._write_limit
+        waiting = self.messages_sent - self._written_messages
+        return self.buffered + MESSAGE_OVERHEAD * waiting >= self._write_limit
 
     def send(self, parts: tuple[str | bytes, ...], size: int) -> None:
         """Accept one message for sending; wait while the peer leaves more than `write_limit` bytes untaken.
@@ -176,8 +175,8 @@ class Bridge:
             self.require_open("send()")
             if may_wait and self.over_write_limit():
                 return False
-            total, number = self._accepted()
-            self._outgoing.append(Outgoing(parts, size, total + size, number + 1))
+            self._outgoing.append(Outgoing(parts, size))
+            self._outgoing_bytes += size
             posted, self._flush_posted = self._flush_posted, True
         if not posted:
             self._post_flush()
@@ -226,13 +225,6 @@ class Bridge:
             raise InvalidStateError(f"{what} needs an open connection, this is CONNECTING: use wait_open() or onopen")
         if self.state is not ReadyState.OPEN:
             raise self.closed_error()
-
-    def _accepted(self) -> tuple[int, int]:
-        """Bytes and messages accepted so far."""
-        try:
-            return self._outgoing[-1][2:]
-        except IndexError:
-            return self._taken
 
     def _post_flush(self) -> None:
         self.post(self.session.flush)
@@ -311,19 +303,16 @@ class Bridge:
             self._flush_posted = False
             if not self._outgoing:
                 return []
-            self._taken = self._outgoing[-1][2:]
             taken = list(self._outgoing)
+            self._taken_bytes += sum(message.size for message in taken)
+            self._taken_messages += len(taken)
             self._outgoing.clear()
+            self._outgoing_bytes = 0
             return taken
 
-    def has_written(self, total: int, number: int) -> None:
-        """The operating system has taken `total` bytes of payload, and `number` messages as a whole."""
-        self._messages_written = number
-        self.has_written_part(total)
-
-    def has_written_part(self, total: int) -> None:
-        """The operating system has taken `total` bytes of payload, the last of them of a message under way."""
-        self.written = total
+    def has_written(self, total_bytes: int, total_messages: int) -> None:
+        """The operating system has taken so much payload and so many whole messages, since the beginning."""
+        self._written_bytes, self._written_messages = total_bytes, total_messages
         if self._waiters:
             self.wake()
 

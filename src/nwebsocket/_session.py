@@ -89,10 +89,9 @@ class Session:
         self.pings: dict[bytes, list[float]] = {}  # payload -> where ping() waits for the latency
 
         self._outgoing: deque[Outgoing] = deque()
-        # The batch in the transport's hands: its payload ends at `total`; it began when `sent` was `_batch_start`.
-        self._batch_total = 0
-        self._batch_number = 0
-        self._batch_base = 0
+        # Payload bytes and messages given to the transport in all, and before the batch that it has in hands, which
+        # began when its `sent` was `_batch_start`.
+        self._framed = self._framed_before = (0, 0)
         self._batch_start = 0
 
         self._piece = PIECE_BYTES  # how many bytes are parsed in one go
@@ -408,14 +407,15 @@ class Session:
                 self._deadline = monotonic() + LINGER
             return transport.unsent > 0
         frames: list[bytes] = []
-        size, outgoing = 0, self._outgoing
+        size, messages, outgoing = 0, 0, self._outgoing
         while outgoing and size < BATCH_BYTES and len(frames) < BATCH_FRAMES:
             message = outgoing.popleft()
             frames.extend(_framed(protocol, message.parts))
             size += message.size
-            self._batch_total, self._batch_number = message.total, message.number
+            messages += 1
         if frames:
-            self._batch_base, self._batch_start = self._batch_total - size, transport.sent
+            self._framed_before, self._batch_start = self._framed, transport.sent
+            self._framed = (self._framed[0] + size, self._framed[1] + messages)
         elif self._bridge.close_request is not None and not protocol.close_sent and not self._bridge.has_outgoing():
             frames.append(self._close_frame(protocol))
         if frames:
@@ -431,10 +431,11 @@ class Session:
         """bufferedAmount falls as the operating system takes the batch; framing counts for nothing in the end."""
         assert self._transport is not None
         if done:
-            self._bridge.has_written(self._batch_total, self._batch_number)
+            self._bridge.has_written(*self._framed)
         else:
-            taken = self._transport.sent - self._batch_start
-            self._bridge.has_written_part(min(self._batch_total, self._batch_base + taken))
+            written, messages = self._framed_before
+            written += self._transport.sent - self._batch_start
+            self._bridge.has_written(min(written, self._framed[0]), messages)
         if self._deadline is not None:
             self._deadline = monotonic() + self._options.close_timeout
 
