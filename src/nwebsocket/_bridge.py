@@ -336,9 +336,11 @@ class Bridge:
 
     def deliver(self, messages: list[str | bytes]) -> None:
         """Messages have come: one wake-up for all of them."""
-        self._inbox_in += sum(map(sys.getsizeof, messages))
         self.messages_received += len(messages)
         with self.lock:
+            if not self._inbox:
+                self._inbox_out = self._inbox_in  # puts right what a recv() that was interrupted left uncounted
+            self._inbox_in += sum(map(sys.getsizeof, messages))
             self._inbox.extend(messages)
             self._wake()
 
