@@ -691,3 +691,26 @@ def _until_reading_stops(log: Any) -> None:
     while not any("reading stops" in record.getMessage() for record in log.warnings()):
         assert time.monotonic() < deadline
         threading.Event().wait(0.01)
+
+
+def test_a_consumer_that_empties_the_inbox_while_it_is_found_full_is_not_missed(echo: str) -> None:
+    with WebSocket(echo, max_queue=1) as ws:
+        bridge = ws._nwebsocket.bridge
+        ws.send("x")
+        assert bridge.wait(lambda: bridge.inbox_length, LIMIT)
+        has_space, looks = bridge._has_space, 0
+
+        def consumed_meanwhile() -> bool:
+            nonlocal looks
+            looks += 1
+            space = has_space()
+            if looks == 2:  # the look with the lock held, which the callback thread does without
+                assert bridge.take_message() == "x"
+            return space
+
+        bridge._has_space = consumed_meanwhile
+        bridge.stop_reading_if_full()
+        assert not bridge.reading_stopped
+        del bridge._has_space
+        ws.send("y")
+        assert ws.recv(LIMIT) == "y"

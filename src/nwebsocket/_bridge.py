@@ -349,7 +349,9 @@ class Bridge:
         if self._has_space():
             return False
         with self.lock:
-            self.reading_stopped = not self._has_space()
+            self.reading_stopped = True  # before looking again: the callbacks consume without the lock, and look after
+            if self._has_space():
+                self.reading_stopped = False
             return self.reading_stopped
 
     def closing_by_server(self) -> None:
