@@ -1,163 +1,174 @@
-"""Round trips per second of one connection: a 32-byte text to an echo server and back, one at a time.
+"""Round-trip queries per second of one connection to an echo server.
 
     pip install '.[benchmarks]' && python benchmarks/roundtrip.py
 
 Starts an echo server in a process of its own (picows, in C, so that the client is what is measured) unless --url names
-one. The ways are measured in turn, in short rounds, and the medians are printed, with the ratio to websockets' sync
-client in the same run: these figures depend on the machine and on what else it does, the ratios hardly.
+one. The ways to query:
+
+    main         one query at a time from the main thread: send(), recv()
+    callbacks    one at a time; onmessage, on the socket's callback thread, sends the next
+    loop         the same on the loop thread (callbacks="loop")
+    64, 1024     so many in flight from the main thread: send() them all, recv() them all, and again
+
+with messages of 32 B to 1 MiB, text and bytes, plain and TLS. No more than 8 MiB are in flight: of 64 KiB, 64 and 128
+messages; of 1 MiB, 8.
+
+Everything is measured in turn, in short rounds, each on a new connection, after an unmeasured one of a fifth of its
+length; the table has the medians of the rounds. The latency is that of a query, from its send() until its answer is
+handed over, in microseconds. "CPU us" is this process's CPU time for a query (all its threads, and the
+system's work for it), in microseconds. Compression is off. Where the system lets us (Linux), the server has the last
+processor to itself and we have the others: on one processor, the same round trip is another thing.
+
+    --only       what to measure, in the words of the table: --only plain text 32B 64KiB main loop
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import multiprocessing
-import statistics
-import threading
-import time
-from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
-from typing import NamedTuple
+import itertools
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from statistics import median, quantiles
+from time import perf_counter, process_time
+from typing import Any
 
-import picows
-import websockets.sync.client
+from _clients import Nwebsocket, NwebsocketCallbacks, NwebsocketLoop
+from _jobs import Echo, Link, Message, check_size, message_of
+from _report import Progress, about, load
+from _server import running_server, split_processors, stay_on
+from _worker import WARM_UP
 
-from nwebsocket import WebSocket, connect
-
-MESSAGE = "x" * 32
-
-
-class Round(NamedTuple):
-    per_second: float  # round trips
-    cpu: float  # microseconds of this process a round trip
-
-
-class Meter:
-    """Counts round trips until the time is up."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._count = 0
-
-    def start(self) -> None:
-        self._cpu, self._began = time.process_time(), time.perf_counter()
-
-    def again(self) -> bool:
-        """One more is done; whether to go on."""
-        self._count += 1
-        return time.perf_counter() - self._began < self._seconds
-
-    def result(self) -> Round:
-        wall, cpu = time.perf_counter() - self._began, time.process_time() - self._cpu
-        return Round(self._count / wall, cpu / self._count * 1e6)
+SIZES = {"32B": 32, "1KiB": 2**10, "64KiB": 2**16, "1MiB": 2**20}
+WAYS = ("main", "callbacks", "loop", "64", "1024")
+WORDS = (("plain", "TLS"), ("text", "bytes"), tuple(SIZES), WAYS)
+MOST_IN_FLIGHT = 8 * 2**20
+"""Bytes: they all wait in the memory of both processes."""
 
 
-def websockets_sync(url: str, seconds: float) -> Round:
-    meter = Meter(seconds)
-    with websockets.sync.client.connect(url, compression=None) as ws:
-        meter.start()
-        ws.send(MESSAGE)
-        while ws.recv() and meter.again():
-            ws.send(MESSAGE)
-        return meter.result()
+class TimedEcho(Echo):
+    """An Echo that takes the time of each query as well."""
+
+    def __init__(self, link: Link, message: Message, in_flight: int) -> None:
+        super().__init__(link, message, in_flight)
+        self.seconds: list[float] = []  # of each query of the last round
+
+    def round(self, seconds: float) -> int:
+        self.seconds = []
+        return super().round(seconds)
+
+    def burst(self) -> None:
+        (send, recv, _), message, size = self.link, self.message, len(self.message)
+        sent = []
+        for _ in range(self.in_flight):
+            sent.append(perf_counter())
+            send(message)
+        for began in sent:
+            if len(reply := recv()) != size:
+                check_size(reply, size)
+            self.seconds.append(perf_counter() - began)
 
 
-def main_thread(url: str, seconds: float) -> Round:
-    meter = Meter(seconds)
-    with connect(url, compression=None) as ws:
-        meter.start()
-        ws.send(MESSAGE)
-        while ws.recv() and meter.again():
-            ws.send(MESSAGE)
-        return meter.result()
+@dataclass
+class Row:
+    """A way to query, with what and over what; and what each round of it came to."""
+
+    url: str
+    words: tuple[str, ...]  # one of each of WORDS
+    per_second: list[float] = field(default_factory=list)
+    p50: list[float] = field(default_factory=list)  # microseconds, as the others
+    p99: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    @property
+    def in_flight(self) -> int:
+        way = self.words[3]
+        return min(int(way), MOST_IN_FLIGHT // SIZES[self.words[2]]) if way.isdigit() else 1
+
+    @property
+    def how(self) -> str:
+        return f"{self.in_flight:,} in flight" if self.words[3].isdigit() else self.words[3]
+
+    def measure(self, ca: str | None, seconds: float) -> None:
+        """Add a round."""
+        job = self._job(ca)
+        job.round(seconds * WARM_UP)
+        cpu, began = process_time(), perf_counter()
+        count = job.round(seconds)
+        wall, cpu = perf_counter() - began, process_time() - cpu
+        job.close()
+        percentiles = quantiles(job.seconds, n=100) if count > 1 else job.seconds * 99
+        self.per_second.append(count / wall)
+        self.p50.append(percentiles[49] * 1e6)
+        self.p99.append(percentiles[98] * 1e6)
+        self.cpu.append(cpu / count * 1e6)
+
+    def _job(self, ca: str | None) -> Any:
+        _, kind, size, way = self.words
+        if way == "callbacks":
+            return NwebsocketCallbacks(ca).echo(self.url, SIZES[size], kind, 1)
+        if way == "loop":
+            return NwebsocketLoop(ca).echo(self.url, SIZES[size], kind, 1)
+        return TimedEcho(Nwebsocket(ca).open(self.url, kind), message_of(SIZES[size], kind), self.in_flight)
+
+    def line(self) -> str:
+        over, kind, size, _ = self.words
+        figures = [median(column) for column in (self.per_second, self.p50, self.p99, self.cpu)]
+        return f"{self.how:16}{size:>7} {kind:6}{over:6}" + "".join(f"{figure:12,.0f}" for figure in figures)
 
 
-class Player(WebSocket):
-    """Sends the next query when the answer to the last one has come."""
-
-    def play(self, meter: Meter) -> Round:
-        self.meter, self.done = meter, threading.Event()
-        self.wait_open()
-        meter.start()
-        self.send(MESSAGE)
-        self.done.wait()
-        return meter.result()
-
-    def onmessage(self, message: str) -> None:
-        if self.meter.again():
-            self.send(message)
-        else:
-            self.done.set()
+HEAD = f"{'':36}{'queries/s':>12}{'p50 us':>12}{'p99 us':>12}{'CPU us':>12}"
 
 
-def callback_thread(url: str, seconds: float) -> Round:
-    with Player(url, compression=None) as player:
-        return player.play(Meter(seconds))
+def rows_of(urls: Mapping[str, str], only: list[str]) -> list[Row]:
+    """All combinations that `only` leaves; each once, though MOST_IN_FLIGHT makes some of them the same."""
+    chosen = [[word for word in words if word in only] or words for words in WORDS]
+    rows = [Row(urls[words[0]], words) for words in itertools.product(*chosen) if words[0] in urls]
+    return list({(*row.words[:3], row.how): row for row in rows}.values())
 
 
-def callback_on_loop(url: str, seconds: float) -> Round:
-    with Player(url, compression=None, callbacks="loop") as player:
-        return player.play(Meter(seconds))
+def measure(rows: list[Row], ca: str | None, seconds: float, rounds: int) -> None:
+    """Measure all rows in turn, so many times, and show how far it is."""
+    progress = Progress()
+    for number, row in enumerate(rows * rounds):
+        done = number / len(rows) / rounds
+        progress.show(f"[{'#' * int(done * 40):40}] {done:4.0%}  {' '.join(row.words)}")
+        row.measure(ca, seconds)
+    progress.clear()
 
 
-WAYS: dict[str, Callable[[str, float], Round]] = {
-    "websockets.sync": websockets_sync,
-    "nwebsocket, main thread": main_thread,
-    "nwebsocket, callbacks": callback_thread,
-    'nwebsocket, callbacks="loop"': callback_on_loop,
-}
-
-
-class Echo(picows.WSListener):  # type: ignore[misc]
-    def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
-        if frame.msg_type == picows.WSMsgType.PING:
-            transport.send_pong(frame.get_payload_as_bytes())
-            return
-        transport.send(frame.msg_type, frame.get_payload_as_bytes())
-        if frame.msg_type == picows.WSMsgType.CLOSE:
-            transport.disconnect()
-
-
-def serve(port: Connection) -> None:
-    async def main() -> None:
-        server = await picows.ws_create_server(lambda request: Echo(), "127.0.0.1", 0)
-        port.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    asyncio.run(main())
-
-
-@contextlib.contextmanager
-def echo_server() -> Iterator[str]:
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,), daemon=True)
-    process.start()
-    try:
-        yield f"ws://127.0.0.1:{ours.recv()}/"
-    finally:
-        process.terminate()
-        process.join()
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Round-trip queries per second of one connection.")
+    words = list(itertools.chain(*WORDS))
+    parser.add_argument("--url", help="measure this echo server instead of one of our own")
+    parser.add_argument("--seconds", type=float, default=0.25, help="length of a round (default: 0.25)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each row (default: 3)")
+    parser.add_argument("--only", nargs="+", choices=words, default=[], metavar="WORD", help=f"of {', '.join(words)}")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Round trips per second, one at a time.")
-    parser.add_argument("--url", help="measure this echo server instead of one of our own")
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of a round (default: 1)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each way, in turn (default: 5)")
-    options = parser.parse_args()
-    results: dict[str, list[Round]] = {name: [] for name in WAYS}
-    with contextlib.nullcontext(options.url) if options.url else echo_server() as url:
-        for _ in range(options.rounds):
-            for name, way in WAYS.items():
-                results[name].append(way(url, options.seconds))
-    floor = statistics.median(r.per_second for r in results["websockets.sync"])
-    print(f"{'':32}{'per second':>12}{'ratio':>8}{'CPU us':>8}")
-    for name, rounds in results.items():
-        median = statistics.median(r.per_second for r in rounds)
-        cpu = statistics.median(r.cpu for r in rounds)
-        print(f"{name:32}{median:12,.0f}{median / floor:8.2f}{cpu:8.0f}")
+    options = parse_options()
+    before = load()
+    with ExitStack() as stack:
+        if options.url:
+            urls, ca = {"TLS" if options.url.startswith("wss:") else "plain": options.url}, None
+            processors: tuple[set[int], set[int]] = (set(), set())
+        else:
+            address = stack.enter_context(running_server())
+            urls, ca = {"plain": address.url("echo", tls=False), "TLS": address.url("echo", tls=True)}, address.ca
+            processors = split_processors()
+            stay_on(processors[1])
+        rows = rows_of(urls, options.only)
+        measure(rows, ca, options.seconds, options.rounds)
+    print(HEAD, *(row.line() for row in rows), sep="\n")
+    print(about({"nwebsocket": version("nwebsocket")}, processors, before))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
