@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 import zlib
 
 import pytest
@@ -195,6 +196,16 @@ class TestReceiving:
         sender = Sender()
         data = frame(BINARY, sender(b"one")) + frame(BINARY, b"") + frame(BINARY, sender(b"one"))
         assert joined(received(accepted(), data)) == [b"one", b"", b"one"]
+
+    def test_a_connection_without_compressed_messages_does_without_zlibs_memory(self) -> None:
+        accepted()
+        tracemalloc.start()
+        try:
+            idle = [accepted() for _ in range(100)]
+            size, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert size < len(idle) * 2048  # a stream alone takes 7 KiB
 
     def test_a_message_of_very_many_streams_takes_no_more_than_linear_time(self) -> None:
         payload = ended(b"") * 100_000

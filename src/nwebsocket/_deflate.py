@@ -34,7 +34,7 @@ class Deflate(PerMessageDeflate):
         self._max_size = max_size
         self._accepted = False
         self._window_bits = self.DEFAULT_SERVER_MAX_WINDOW_BITS
-        self._stream = zlib.decompressobj(-self._window_bits)
+        self._stream: zlib._Decompress | None = None  # made for its first byte: it takes 7 KiB
         self._tail_due = False  # has the stream under way had any byte of the message under way?
         self._compressed = False  # is the message under way?
         self._inflating = False  # is the frame under way part of a compressed message?
@@ -60,7 +60,6 @@ class Deflate(PerMessageDeflate):
         # (MAX_DIST in its deflate.h), which a window of 8 bits holds: Chromium does the same.
         self.client_max_window_bits = max(9, int(parameters.get("client_max_window_bits", "15")))
         self._window_bits = int(parameters.get("server_max_window_bits", "15"))
-        self._start_stream()
         self._accepted = True
 
     def frame_inbound_header(
@@ -91,7 +90,7 @@ class Deflate(PerMessageDeflate):
         # After a message that ended together with its stream, a tail would be taken for the beginning of the next one.
         rest = self._inflate(_MESSAGE_TAIL) if self._tail_due else b""
         if self.server_no_context_takeover:
-            self._start_stream()
+            self._end_stream()
         return rest
 
     def _inflate(self, data: bytes) -> bytes | CloseReason:
@@ -99,6 +98,8 @@ class Deflate(PerMessageDeflate):
         position = 0
         try:
             while position < len(data):
+                if self._stream is None:
+                    self._stream = zlib.decompressobj(-self._window_bits)
                 piece = data[position : position + _PIECE]
                 inflated += self._stream.decompress(piece, self._room(len(inflated)))
                 if self._exceeds(len(inflated)):
@@ -106,14 +107,14 @@ class Deflate(PerMessageDeflate):
                 position += len(piece) - len(self._stream.unused_data)
                 self._tail_due = True
                 if self._stream.eof:
-                    self._start_stream()
+                    self._end_stream()
         except zlib.error as error:
             return self._refuse(CloseReason.INVALID_FRAME_PAYLOAD_DATA, f"a compressed message is damaged: {error}")
         self._size += len(inflated)
         return bytes(inflated)
 
-    def _start_stream(self) -> None:
-        self._stream = zlib.decompressobj(-self._window_bits)
+    def _end_stream(self) -> None:
+        self._stream = None
         self._tail_due = False
 
     def _room(self, inflated: int) -> int:

@@ -74,7 +74,25 @@ class _AsciiHost(str):
 
 
 class Opening:
-    """The opening handshake: our request, and the server's answer to it."""
+    """The opening handshake: our request, and the server's answer to it.
+
+    It lives as long as the connection, for its results; what led to them is dropped once the connection is open.
+    """
+
+    __slots__ = (
+        "_body",
+        "_head_room",
+        "_inbox",
+        "_key",
+        "_offered",
+        "_phrase",
+        "_request",
+        "_searched",
+        "_wsproto",
+        "extensions",
+        "response",
+        "subprotocol",
+    )
 
     def __init__(self, request: Request, deflate: Deflate) -> None:
         self.response: Response | None = None
@@ -175,7 +193,9 @@ class Opening:
             raise self._error(f"the server's answer to the opening handshake is wrong: {error}") from error
         self.subprotocol = self._single("Sec-WebSocket-Protocol") or ""
         self.extensions = ", ".join(self._all("Sec-WebSocket-Extensions"))
-        return bytes(self._inbox)
+        trailing = bytes(self._inbox)
+        del self._wsproto, self._request, self._offered, self._inbox  # 4 KiB, mostly wsproto's and h11's
+        return trailing
 
     def _check_upgrade(self) -> None:
         upgrade = self._single("Upgrade")

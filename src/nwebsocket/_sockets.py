@@ -9,12 +9,12 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _loop_thread
-from ._bridge import Bridge
-from ._callbacks import Callbacks
-from ._session import Session
 from .close_codes import check_close
 
 if TYPE_CHECKING:
+    from ._bridge import Bridge
+    from ._callbacks import Callbacks
+    from ._session import Session
     from .websocket import WebSocket
 
 EXIT_TIMEOUT = 2.0
