@@ -434,10 +434,12 @@ class TestMessages:
         data = frame(TEXT, b"a\r\nb\r", first=0) + frame(CONTINUATION, b"\nc\n")
         assert both_ways(data).messages == ["a\r\nb\r\nc\n"]
 
-    def test_cannot_be_sent_before_the_handshake_nor_after_a_close(self) -> None:
+    def test_cannot_go_before_the_handshake_nor_after_a_close(self) -> None:
         protocol = Protocol(PLAIN)
         with pytest.raises(InvalidStateError):
             protocol.message("early")
+        with pytest.raises(InvalidStateError):
+            protocol.receive(frame(TEXT, b"early"))
         assert protocol.close(1000, "") == b""
         protocol = opened()
         protocol.close(1000, "")

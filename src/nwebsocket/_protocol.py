@@ -7,14 +7,15 @@
 2. No method may be called while another one runs in a second thread: the caller sees to it.
 3. wsproto parses and builds. What it leaves unchecked is checked here: the head of the server's answer before wsproto
    gets it (`_handshake.py`), the size of messages and frames through its hooks for extensions (`_FrameGuard`).
+4. On their way in, plain messages, which are most, pass wsproto by (`_fast_lane.py`); nobody can tell but by the time.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from wsproto import events
 from wsproto.connection import Connection, ConnectionState, ConnectionType
@@ -22,6 +23,7 @@ from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
 from ._deflate import Deflate
+from ._fast_lane import ENABLED, FastLane
 from ._handshake import Opening, Request, Response
 from .close_codes import CloseCode
 from .exceptions import (
@@ -67,22 +69,21 @@ class Received:
 
 
 class Protocol:
-    """One connection, from the opening handshake to the closing one."""
+    """One connection, from the opening handshake to the closing one.
 
-    def __init__(self, request: Request) -> None:
+    ``fast_lane``  whether plain messages pass wsproto by on their way in
+    """
+
+    def __init__(self, request: Request, *, fast_lane: bool = ENABLED) -> None:
         self._deflate = Deflate(request.max_size)
         self._guard = _FrameGuard(request.max_size)
         self._opening = Opening(request, self._deflate)
         self._connection: Connection | None = None
+        self._max_size = request.max_size
+        self._fast_lane = fast_lane
+        self._lane: FastLane | None = None  # there is one as soon as the connection is open
         self._text: io.StringIO | None = None  # the fragments of a text message under way
-        self._bytes: bytearray | None = None  # ... or those of a binary one
-        self._handlers: dict[type[events.Event], Callable[[Any, Received], None]] = {
-            events.TextMessage: self._on_text,
-            events.BytesMessage: self._on_bytes,
-            events.Ping: self._on_ping,
-            events.Pong: self._on_pong,
-            events.CloseConnection: self._on_close,
-        }
+        self._bytes: io.BytesIO | None = None  # ... or those of a binary one
         self.close_sent = False
         self.close_received = False
         self.failed = False
@@ -123,7 +124,11 @@ class Protocol:
         trailing = self._opening.receive(data)
         if trailing is None:
             return False
-        self._connection = Connection(ConnectionType.CLIENT, [self._deflate, self._guard], trailing)
+        self._connection = Connection(ConnectionType.CLIENT, [self._deflate, self._guard])
+        if self._fast_lane:
+            self._lane = FastLane(self._max_size, trailing)
+        else:
+            self._connection.receive_data(trailing)
         return True
 
     def refusal(self) -> HandshakeError | None:
@@ -131,14 +136,25 @@ class Protocol:
         return self._opening.refusal()
 
     def receive(self, data: bytes) -> Received:
-        """Take in bytes of the open connection. Whatever follows a Close frame or a failure is ignored."""
+        """Take in bytes of the open connection. Whatever follows a Close frame or a failure is ignored.
+
+        Raises InvalidStateError before the handshake is finished.
+        """
         received = Received()
         if self.close_received or self.failed:
             return received
-        connection = self._established()
-        connection.receive_data(data)
-        for event in connection.events():
-            self._handlers[type(event)](event, received)
+        lane, messages = self._lane, received.messages
+        if lane is None:
+            self._parse(data, received)
+            return received
+        if lane.held:
+            data, lane.held = lane.held + data, b""
+        position = lane.take(data, 0, messages)
+        while position < len(data):
+            others, position = lane.leave(data, position)
+            if not self._parse(others, received):
+                break
+            position = lane.take(data, position, messages)
         return received
 
     def message(self, payload: str | bytes, *, fin: bool = True) -> bytes:
@@ -177,6 +193,14 @@ class Protocol:
             raise InvalidStateError("the opening handshake is not finished")
         return self._connection
 
+    def _parse(self, data: bytes, received: Received) -> bool:
+        """Take in bytes through wsproto; return whether more may follow."""
+        connection = self._established()
+        connection.receive_data(data)
+        for event in connection.events():
+            self._HANDLERS[type(event)](self, event, received)
+        return not (self.close_received or self.failed)
+
     def _send(self, event: events.Event) -> bytes:
         connection = self._established()
         if not self.can_send:
@@ -203,10 +227,10 @@ class Protocol:
             if event.message_finished:
                 received.messages.append(bytes(event.data))
                 return
-            self._bytes = bytearray()
-        self._bytes += event.data
+            self._bytes = io.BytesIO()
+        self._bytes.write(event.data)
         if event.message_finished:
-            received.messages.append(bytes(self._bytes))
+            received.messages.append(self._bytes.getvalue())
             self._bytes = None
 
     def _on_ping(self, event: events.Ping, received: Received) -> None:
@@ -242,6 +266,14 @@ class Protocol:
         self._text = self._bytes = None
         if not self.close_sent:
             received.answer += self._send_close(events.CloseConnection(event.code, fault))
+
+    _HANDLERS: ClassVar[Mapping[type[events.Event], Callable[[Protocol, Any, Received], None]]] = {
+        events.TextMessage: _on_text,
+        events.BytesMessage: _on_bytes,
+        events.Ping: _on_ping,
+        events.Pong: _on_pong,
+        events.CloseConnection: _on_close,
+    }
 
 
 class _FrameGuard(Extension):
@@ -288,6 +320,15 @@ class _FrameGuard(Extension):
             self.close_code = CloseCode.BAD_GATEWAY
             return CloseCode.NORMAL_CLOSURE.to_bytes(2, "big") + data[2:]
         return data
+
+    def frame_inbound_complete(
+        self, proto: FrameDecoder | FrameProtocol, fin: bool
+    ) -> bytes | CloseReason | None:
+        # A continuation of nothing must not be added to the message before: the fast lane may have taken a later one.
+        if fin and not self._opcode.iscontrol():
+            self._compressed = False
+            self._size = self._fragments = 0
+        return None
 
     def _find_fault(self) -> str:
         if self._fragments > MAX_FRAGMENTS:
