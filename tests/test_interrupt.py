@@ -385,14 +385,3 @@ def test_a_finalizer_may_send_while_messages_are_received(ws: WebSocket, collect
     ws.close()
     assert ws.wait_closed(LIMIT).wasClean
     assert sorted(collector.starting("f")) == list(range(total))
-
-
-def test_what_an_interrupted_recv_left_uncounted_does_not_fill_the_inbox(ws: WebSocket) -> None:
-    bridge = ws._nwebsocket.bridge
-    for _ in range(3):
-        ws.send("echo")
-        assert bridge.wait(lambda: bridge.inbox_length, LIMIT)
-        bridge._inbox.popleft()  # where a KeyboardInterrupt would leave take_message()
-    assert bridge._inbox_in > bridge._inbox_out
-    check_works(ws)
-    assert bridge._inbox_in == bridge._inbox_out

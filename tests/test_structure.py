@@ -32,8 +32,8 @@ def importers_of(module: str) -> set[str]:
     return {name for name in MODULES if module in imports_of(name)}
 
 
-def test_only_the_protocol_and_its_two_parts_know_wsproto() -> None:
-    assert importers_of("wsproto") == {"_protocol", "_handshake", "_deflate"}
+def test_only_the_protocol_and_its_parts_know_wsproto() -> None:
+    assert importers_of("wsproto") == {"_protocol", "_handshake", "_deflate", "_framing"}
 
 
 def test_curio_is_imported_in_one_place() -> None:
@@ -45,9 +45,13 @@ def test_only_the_loop_side_knows_curio() -> None:
 
 
 def test_the_protocol_does_no_input_or_output() -> None:
-    names = "_protocol _handshake _deflate _keepalive _url _payload events exceptions close_codes"
+    names = "_protocol _fast_lane _framing _handshake _deflate _keepalive _url _payload events exceptions close_codes"
     for name in names.split():
         assert not imports_of(name) & {"socket", "ssl", "threading", "time", "._curio", "._transport"}, name
+
+
+def test_the_fast_lane_knows_nothing_of_ours_nor_wsproto() -> None:
+    assert imports_of("_fast_lane") == {"__future__", "codecs", "io", "os"}
 
 
 def test_the_loop_thread_knows_no_websocket() -> None:

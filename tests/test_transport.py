@@ -23,7 +23,7 @@ import trustme
 from nwebsocket import _tcp, _transport
 from nwebsocket._curio import Event, Kernel, TaskTimeout, before, curio, sleep, spawn
 from nwebsocket._tcp import connect_any
-from nwebsocket._tls import default_tls_context
+from nwebsocket._tls import TLS, default_tls_context
 from nwebsocket._transport import Transport, open_transport
 from nwebsocket.exceptions import ConnectionFailed, TLSError
 
@@ -274,8 +274,11 @@ def test_a_socket_closed_by_its_reader_leaves_no_registration(
     run(main)
 
 
-def test_a_peer_that_never_pauses_leaves_the_others_their_turn(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_peer_that_never_pauses_leaves_the_others_their_turn(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours, theirs = pair
+    monkeypatch.setattr(_transport, "READ_SIZE", 1)  # each read fills its buffer: there may be more
 
     async def main() -> None:
         transport = Transport(ours)
@@ -635,18 +638,28 @@ def test_data_before_a_garbled_record_is_delivered(authority: trustme.CA, client
 def test_answers_to_the_peer_that_the_os_does_not_take_are_reported(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, _ = pair
 
+    def with_output() -> TLS:
+        tls = TLS(ssl.create_default_context(), "localhost")
+        assert not tls.handshake()
+        assert tls.has_output
+        return tls
+
     async def main() -> None:
         transport = Transport(ours)
         calls: list[int] = []
         transport.on_unsent = lambda: calls.append(transport.unsent)
-        transport._send_tls_answers(b"taken")
+        transport._tls = with_output()
+        transport._send_tls_answers(transport._tls)
         assert calls == []
-        transport.send(BIG)
+        assert transport.sent > 0
+        transport._tls = None
+        transport.send(8 * BIG)
         sent = -1
         while transport.sent > sent:  # until the OS takes nothing more
             sent = transport.sent
             assert not transport.flush()
-        transport._send_tls_answers(b"not taken")
+        transport._tls = with_output()
+        transport._send_tls_answers(transport._tls)
         assert calls == [transport.unsent]
         await transport.close()
 

@@ -1,13 +1,14 @@
 """What crosses between the threads, for one connection: its state, messages out, messages and endings in.
 
     USER THREADS     send() close() --> outgoing, close_request --post(flush)--> take()   LOOP THREAD
+                            `---- writer.write(): who sends may write, too ------^
                      recv() wait_*() <-- inbox, state, ending <-- opened() deliver() ended()
     CALLBACK THREAD  take_message() <---'
 
 Rules that keep this file right:
 
 1. `lock` guards every attribute unless its comment names the one thread that writes it. It is held for a few lines,
-   never while waiting or running code of the user's.
+   never while waiting or running code of the user's. Who needs the transport's `wire`, too, takes that first.
 2. The main thread may be interrupted between any two lines, by a KeyboardInterrupt or by a signal handler that calls
    these very methods. So the lock is re-entrant, each hand-over is one atomic step (an append, a popleft, an
    assignment), and what follows from a hand-over (the wake-up) is repeated when in doubt.
@@ -18,15 +19,16 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
+from time import monotonic
 from typing import NamedTuple, Protocol
 
 from . import _loop_thread
 from ._options import INBOX_BYTES, Options
+from ._payload import Message
 from .exceptions import ConnectionClosed, ConnectionLost, InvalidStateError, Side, WebSocketError
 
 _SLICE = 0.05 if sys.platform == "win32" else None  # seconds; there a lock wait cannot be interrupted by Ctrl-C
@@ -35,6 +37,13 @@ _SLICE = 0.05 if sys.platform == "win32" else None  # seconds; there a lock wait
 MESSAGE_OVERHEAD = 128
 """Bytes of memory that a message waiting to be sent takes beside its payload, roughly."""
 
+
+_PAUSE = 20e-6
+"""Seconds since the last write after which the next message is written at once."""
+
+_BURST = 256
+_MUCH = 64 * 1024
+"""Messages, and bytes of one, that the sender writes itself."""
 
 _MOMENT = 0.05
 """Seconds to wait before looking whether this is a wait that could never end."""
@@ -53,13 +62,6 @@ class ReadyState(IntEnum):
     CLOSED = 3
 
 
-class Outgoing(NamedTuple):
-    """A message on its way to the loop."""
-
-    parts: tuple[str | bytes, ...]  # one fragment each; whole messages have one
-    size: int  # bytes of payload, text as UTF-8
-
-
 class Ending(NamedTuple):
     """How a connection ended."""
 
@@ -68,6 +70,16 @@ class Ending(NamedTuple):
     clean: bool
     closed_first: Side | None
     error: WebSocketError | None  # why it failed; None after a clean close
+
+
+class WritingSide(Protocol):
+    """What the bridge asks of the writer, on any thread; `wire` is its lock."""
+
+    wire: threading.RLock
+    any_thread: bool
+    stuck: bool
+
+    def write(self) -> bool: ...
 
 
 class LoopSide(Protocol):
@@ -99,22 +111,31 @@ class Bridge:
         self._loop = _loop_thread.current()
         # Set once, before the connection starts.
         self.session: LoopSide
+        # Set before the connection is open.
+        self.writer: WritingSide
 
         # -- towards the server
-        self._outgoing: deque[Outgoing] = deque()
-        # A flush command is on its way to the loop: it will see whatever is appended until it calls take().
-        self._flush_posted = False
-        # Payload bytes in `_outgoing`. A signal handler that sends in the middle of send() may make it too low, until
-        # the next take() puts it right.
-        self._outgoing_bytes = 0
-        self._taken_bytes = self._taken_messages = 0  # by the loop, in all; loop thread
-        self._written_bytes = self._written_messages = 0  # to the operating system, in all; loop thread
+        self._outgoing: list[Message] = []
+        # A flush command is on its way to the loop: it will see whatever is appended until it begins.
+        self.flush_posted = False
+        # The session is calling handlers on the loop thread and writes afterwards; loop thread.
+        self.flushes_later = False
+        # Payload bytes and messages accepted in all; an interrupted send() may leave them too low, until all is framed.
+        self._accepted_bytes = self._accepted_messages = 0
+        # What the writer has taken and not framed yet; this and the next four belong to whoever holds the wire.
+        self.taken: list[Message] = []
+        # Payload bytes and messages in all, given to the transport and taken by the operating system.
+        self.framed_bytes = self.framed_messages = 0
+        self._written_bytes = self._written_messages = 0
+        self._written_at = 0.0  # when send() wrote last itself; monotonic clock
         self._write_limit = options.write_limit
+        # Those in send() who wait until half of the limit is free again.
+        self._senders: list[threading.Lock] = []
 
         # -- from the server
         self._inbox: deque[str | bytes] = deque()
-        self._inbox_in = 0  # bytes of memory that went in; loop thread
-        self._inbox_out = 0  # bytes of memory that came out; whoever consumes, see take_message()
+        # Bytes of memory that have come since the inbox was empty, or was last measured; loop thread.
+        self._inbox_bytes = 0
         self._max_queue = options.max_queue
         # The session has stopped reading and wants resume_reading() when there is room.
         self.reading_stopped = False
@@ -135,27 +156,32 @@ class Bridge:
     @property
     def buffered(self) -> int:
         """Bytes of payload accepted by send() that the operating system has not taken yet."""
-        return self._taken_bytes + self._outgoing_bytes - self._written_bytes
+        return max(0, self._accepted_bytes - self._written_bytes)
 
     @property
     def messages_sent(self) -> int:
         """Messages accepted by send()."""
-        return self._taken_messages + len(self._outgoing)
+        return self._accepted_messages
 
     def over_write_limit(self) -> bool:
         """Whether send() should wait. Each message counts for its overhead, too: a million empty ones are not free."""
-        waiting = self.messages_sent - self._written_messages
-        return self.buffered + MESSAGE_OVERHEAD * waiting >= self._write_limit
+        return self._waiting_bytes() >= self._write_limit
 
-    def send(self, parts: tuple[str | bytes, ...], size: int) -> None:
+    def _waiting_bytes(self) -> int:
+        messages = self._accepted_messages - self._written_messages
+        return self._accepted_bytes - self._written_bytes + MESSAGE_OVERHEAD * messages
+
+    def send(self, message: Message) -> None:
         """Accept one message for sending; wait while the peer leaves more than `write_limit` bytes untaken.
 
         Raises InvalidStateError, ConnectionClosed. The loop thread never waits: there the session stops reading.
         """
-        may_wait = not self._loop.is_current()
+        on_loop = self._loop.is_current()
+        may_wait = not on_loop
         try:
-            while not self._accept(parts, size, may_wait):
+            while not self._accept(message, may_wait):
                 may_wait = self._wait_for_room()
+            self._see_off(message[2], on_loop)
         except WebSocketError:
             raise
         except BaseException:
@@ -163,24 +189,61 @@ class Bridge:
             self._post_flush()
             raise
 
+    def _accept(self, message: Message, may_wait: bool) -> bool:
+        with self.lock:
+            if self.state is not ReadyState.OPEN:
+                self.require_open("send()")
+            if may_wait and self._waiting_bytes() >= self._write_limit:
+                return False
+            self._outgoing.append(message)
+            self._accepted_bytes += message[2]
+            self._accepted_messages += 1
+        return True
+
+    def _see_off(self, size: int, on_loop: bool) -> None:
+        """Write what was accepted, or have it written.
+
+        A message after a pause is written at once, by the sender: that is faster than waking the loop thread. One that
+        follows the last at once is left for more to come, so that a burst costs few system calls; the loop thread
+        writes it, or the sender, as soon as there is much, or when it begins to wait for something.
+        """
+        writer, waiting = self.writer, len(self._outgoing)
+        if writer.stuck:
+            return  # the session goes on when the operating system takes more
+        at_once = waiting >= _BURST or size >= _MUCH or (waiting == 1 and monotonic() - self._written_at > _PAUSE)
+        if at_once and (on_loop or writer.any_thread):
+            self._write()
+            self._written_at = monotonic()
+        elif not self.flush_posted and not (on_loop and self.flushes_later):
+            self.flush_posted = True
+            self._post_flush()
+
+    def write_now(self) -> None:
+        """Write what was accepted on this thread, which has nothing better to do."""
+        if self._outgoing and self.writer.any_thread and not self.writer.stuck:
+            self._write()
+
+    def _write(self) -> None:
+        if _owned(self.lock):  # this is a signal handler: to wait for the wire now would break rule 1
+            self._post_flush()
+            return
+        try:
+            done = self.writer.write()
+        except BaseException:
+            self._post_flush()
+            raise
+        if not done:
+            self._post_flush()
+
     def _wait_for_room(self) -> bool:
         """Wait until send() may go on; False if it must go on without room, because waiting would be for itself."""
         try:
-            return self.wait(lambda: self.state is not ReadyState.OPEN or not self.over_write_limit(), None)
+            return self._wait_until(self._has_room_to_send, None, self._senders)
         except WaitsForItself:
             return False
 
-    def _accept(self, parts: tuple[str | bytes, ...], size: int, may_wait: bool) -> bool:
-        with self.lock:
-            self.require_open("send()")
-            if may_wait and self.over_write_limit():
-                return False
-            self._outgoing.append(Outgoing(parts, size))
-            self._outgoing_bytes += size
-            posted, self._flush_posted = self._flush_posted, True
-        if not posted:
-            self._post_flush()
-        return True
+    def _has_room_to_send(self) -> bool:
+        return self.state is not ReadyState.OPEN or self._waiting_bytes() <= self._write_limit // 2
 
     def close(self, code: int | None, reason: str) -> None:
         """Ask for the closing handshake, after the messages accepted so far; a second call does nothing."""
@@ -236,7 +299,7 @@ class Bridge:
 
         Raises closed_error() when there will be no more, RuntimeError when messages are `taken()` by a handler.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         while True:
             with self.lock:
                 if taken():
@@ -245,13 +308,12 @@ class Bridge:
                     return self.take_message()
                 if self.ending is not None:
                     raise self.closed_error()
-            if not self._wait_until(lambda: self._inbox or self.ending is not None or taken(), deadline):
+            if not self._wait_until(lambda: self._inbox or self.ending is not None or taken(), deadline, self._waiters):
                 return None
 
     def take_message(self) -> str | bytes:
         """The next message, which must be there. By recv() with the lock held, or by the callbacks: never by both."""
         message = self._inbox.popleft()
-        self._inbox_out += sys.getsizeof(message)
         if self.reading_stopped and self._has_room():
             self.reading_stopped = False
             self.post(self.session.resume_reading)
@@ -264,25 +326,32 @@ class Bridge:
 
     def wait(self, ready: Callable[[], object], timeout: float | None) -> bool:
         """Wait until `ready()`, called with the lock held, is true; False after `timeout` seconds."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        return self._wait_until(ready, deadline)
+        deadline = None if timeout is None else monotonic() + timeout
+        return self._wait_until(ready, deadline, self._waiters)
 
-    def _wait_until(self, ready: Callable[[], object], deadline: float | None) -> bool:
+    def _wait_until(self, ready: Callable[[], object], deadline: float | None, waiters: list[threading.Lock]) -> bool:
+        self.write_now()
         waiter = threading.Lock()
         while True:
             with self.lock:
                 if ready():
                     return True
                 waiter.acquire(blocking=False)
-                self._waiters.append(waiter)
+                waiters.append(waiter)
+            woken = False
             try:
-                if not _acquire(waiter, deadline):
-                    with self.lock:
-                        return bool(ready())
+                woken = _acquire(waiter, deadline)
             finally:
+                if not woken:
+                    self._no_longer(waiter, waiters)
+            if not woken:
                 with self.lock:
-                    if waiter in self._waiters:
-                        self._waiters.remove(waiter)
+                    return bool(ready())
+
+    def _no_longer(self, waiter: threading.Lock, waiters: list[threading.Lock]) -> None:
+        with self.lock:
+            if waiter in waiters:
+                waiters.remove(waiter)
 
     def wake(self) -> None:
         """Have everyone who waits look again."""
@@ -290,39 +359,42 @@ class Bridge:
             self._wake()
 
     def _wake(self) -> None:
-        while self._waiters:
-            waiter = self._waiters.pop()
-            if waiter.locked():
-                waiter.release()
+        _release(self._waiters)
+        _release(self._senders)
 
-    # ---- loop thread
+    # ---- whoever holds the wire
 
-    def take(self) -> list[Outgoing]:
-        """The messages accepted since the last call, in order."""
+    def take(self) -> list[Message]:
+        """Move the messages accepted so far to `taken`, which is empty, and return it."""
+        nothing: list[Message] = []
         with self.lock:
-            self._flush_posted = False
-            if not self._outgoing:
-                return []
-            taken = list(self._outgoing)
-            self._taken_bytes += sum(message.size for message in taken)
-            self._taken_messages += len(taken)
-            self._outgoing.clear()
-            self._outgoing_bytes = 0
-            return taken
+            # Python looks for signals at calls and at jumps back: nothing comes between assignments in a row.
+            if self._outgoing:
+                self.taken = self._outgoing
+                self._outgoing = nothing
+            else:
+                self._accepted_bytes = self.framed_bytes
+                self._accepted_messages = self.framed_messages
+            return self.taken
 
     def has_written(self, total_bytes: int, total_messages: int) -> None:
         """The operating system has taken so much payload and so many whole messages, since the beginning."""
-        self._written_bytes, self._written_messages = total_bytes, total_messages
-        if self._waiters:
-            self.wake()
+        self._written_bytes = total_bytes
+        self._written_messages = total_messages
+        if self._senders:
+            with self.lock:
+                if self._has_room_to_send():
+                    _release(self._senders)
+
+    # ---- loop thread
 
     def has_outgoing(self) -> bool:
-        """Whether messages wait for take()."""
-        return bool(self._outgoing)
+        """Whether messages wait to be framed."""
+        return bool(self._outgoing or self.taken)
 
     def somebody_waits(self) -> bool:
         """Whether a user's thread waits for something of this connection."""
-        return bool(self._waiters)
+        return bool(self._waiters or self._senders)
 
     def opened(self) -> bool:
         """The handshake is done. False if close() came before."""
@@ -339,10 +411,10 @@ class Bridge:
         self.messages_received += len(messages)
         with self.lock:
             if not self._inbox:
-                self._inbox_out = self._inbox_in  # puts right what a recv() that was interrupted left uncounted
-            self._inbox_in += sum(map(sys.getsizeof, messages))
+                self._inbox_bytes = 0
+            self._inbox_bytes += sum(map(sys.getsizeof, messages))
             self._inbox.extend(messages)
-            self._wake()
+            _release(self._waiters)
 
     def stop_reading_if_full(self) -> bool:
         """Whether the inbox is full; if so, the session will hear resume_reading()."""
@@ -374,16 +446,29 @@ class Bridge:
         After close() the count no longer matters and the bytes may double: the server's Close frame stands behind what
         it has sent already, and must be reached even if nobody consumes.
         """
-        waiting = self._inbox_in - self._inbox_out
         if self.state is ReadyState.CLOSING:
-            return waiting < 2 * INBOX_BYTES
-        return len(self._inbox) < self._max_queue and waiting < INBOX_BYTES
+            return self._inbox_below(2 * INBOX_BYTES)
+        return len(self._inbox) < self._max_queue and self._inbox_below(INBOX_BYTES)
+
+    def _inbox_below(self, limit: int) -> bool:
+        """Whether the inbox takes less memory than that. It is measured only when what came in may have filled it."""
+        if self._inbox_bytes >= limit:
+            self._inbox_bytes = self._measure_inbox()
+        return self._inbox_bytes < limit
+
+    def _measure_inbox(self) -> int:
+        return sum(map(sys.getsizeof, self._inbox.copy()))
 
     def _has_room(self) -> bool:
         """Whether enough has been consumed to start reading again: half of the bounds."""
-        return len(self._inbox) <= self._max_queue // 2 and self._inbox_in - self._inbox_out <= INBOX_BYTES // 2
+        return len(self._inbox) <= self._max_queue // 2 and self._measure_inbox() <= INBOX_BYTES // 2
 
     # ---- any thread
+
+    def is_entered(self) -> bool:
+        """Whether the caller, a signal handler, has interrupted its own thread while that held a lock of this."""
+        writer: WritingSide | None = getattr(self, "writer", None)
+        return _owned(self.lock) or (writer is not None and _owned(writer.wire))
 
     def loop_ended(self, loop: _loop_thread.LoopThread) -> None:
         """The loop thread is gone; a session that has not ended by itself never will."""
@@ -394,9 +479,9 @@ class Bridge:
     def after_fork_in_child(self) -> None:
         """The parent's connection is not the child's: here it is CLOSED, and the lock may have been held by nobody."""
         self.lock = threading.RLock()
-        self._waiters = []
+        self._waiters, self._senders = [], []
         self._inbox.clear()
-        self._outgoing.clear()
+        self._outgoing, self.taken = [], []
         if self.ending is None:
             error = ConnectionClosed("the connection belongs to the parent process")
             self.ending = Ending(1006, "", False, None, error)
@@ -411,6 +496,14 @@ def describe(ending: Ending) -> str:
     return f"{ending.code}{f' {ending.reason!r}' if ending.reason else ''}, closed{by}"
 
 
+def _release(waiters: list[threading.Lock]) -> None:
+    """Wake all of them; with the lock held."""
+    while waiters:
+        waiter = waiters.pop()
+        if waiter.locked():
+            waiter.release()
+
+
 def _acquire(waiter: threading.Lock, deadline: float | None) -> bool:
     """Acquire `waiter`, which somebody else will release; False at `deadline`. Ctrl-C interrupts it.
 
@@ -418,7 +511,7 @@ def _acquire(waiter: threading.Lock, deadline: float | None) -> bool:
     """
     limit: float | None = _MOMENT
     while True:
-        left = None if deadline is None else deadline - time.monotonic()
+        left = None if deadline is None else deadline - monotonic()
         if left is not None and left <= 0:
             return waiter.acquire(blocking=False)
         timeout = min((t for t in (left, limit) if t is not None), default=-1.0)
@@ -434,8 +527,8 @@ def _check_locks() -> None:
     No code of this library waits while it holds one, but a signal handler or a finalizer of the user's may interrupt it
     there and wait for a socket, this one or another.
     """
-    bridges = [reference() for reference in _bridges.valuerefs()]
-    if _loop_thread.is_posting() or any(bridge is not None and _owned(bridge.lock) for bridge in bridges):
+    bridges = [bridge for reference in _bridges.valuerefs() if (bridge := reference()) is not None]
+    if _loop_thread.is_posting() or any(bridge.is_entered() for bridge in bridges):
         raise WaitsForItself("a signal handler or a finalizer that interrupted a call of a socket cannot wait for one")
 
 

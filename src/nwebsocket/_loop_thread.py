@@ -19,14 +19,32 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from heapq import heappop, heappush
 from threading import get_ident
+from time import monotonic
 from typing import Any
 
-from ._curio import Kernel, UniversalQueue, sleep, spawn, wait_readable
+from ._curio import Event, Kernel, TaskTimeout, UniversalQueue, before, spawn, wait_readable
 
 log = logging.getLogger("nwebsocket")
 
 Command = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Timer:
+    """A command to be awaited at a time of the monotonic clock."""
+
+    __slots__ = ("command", "when")
+
+    def __init__(self, when: float, command: Command) -> None:
+        self.when = when
+        self.command: Command | None = command
+
+    def cancel(self) -> None:
+        self.command = None
+
+    def __lt__(self, other: Timer) -> bool:
+        return self.when < other.when
 
 
 class LoopThread:
@@ -43,6 +61,8 @@ class LoopThread:
         self._getting: int | None = None
         # What a signal handler or a finalizer posted while its own thread was inside put() or get().
         self._late: deque[Command] = deque()
+        self._timers: list[Timer] = []  # a heap
+        self._timers_changed = Event()  # the first of them is a new one
         self._alive = True
         self._thread = threading.Thread(target=self._run, name="nwebsocket-loop", daemon=True)
 
@@ -80,12 +100,23 @@ class LoopThread:
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
         """Call `function` on the loop thread after `seconds`."""
+        when = monotonic() + seconds
 
-        async def wait() -> None:
-            await sleep(seconds)
+        async def call() -> None:
             function()
 
-        self.spawn(wait)
+        async def command() -> None:
+            await self.call_at(when, call)
+
+        self.post(command)
+
+    async def call_at(self, when: float, command: Command) -> Timer:
+        """Have `command` awaited at `when` (monotonic clock). On the loop thread."""
+        timer = Timer(when, command)
+        heappush(self._timers, timer)
+        if self._timers[0] is timer:
+            await self._timers_changed.set()
+        return timer
 
     def stop(self, timeout: float) -> None:
         """End the loop after the commands posted so far, and wait at most `timeout` seconds for it."""
@@ -129,10 +160,22 @@ class LoopThread:
                 hook(self)
 
     async def _main(self) -> None:
+        await spawn(self._keep_time, daemon=True)
         while self._alive:
             await wait_readable(self._queue)
             for command in await self._take():
                 await _run_command(command)
+
+    async def _keep_time(self) -> None:
+        timers = self._timers
+        while True:
+            while timers and (timers[0].command is None or timers[0].when <= monotonic()):
+                command = heappop(timers).command
+                if command is not None:
+                    await _run_command(command)
+            self._timers_changed.clear()
+            with contextlib.suppress(TaskTimeout):
+                await before(timers[0].when if timers else None, self._timers_changed.wait())
 
     async def _take(self) -> list[Command]:
         commands = []

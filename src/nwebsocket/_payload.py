@@ -7,43 +7,59 @@ from typing import Any
 
 from .exceptions import InvalidArgument
 
+TEXT = 0x1
+BINARY = 0x2
+"""The opcodes of RFC 6455 section 5.2."""
 
-def parts_of(data: Any) -> tuple[tuple[str | bytes, ...], int]:
-    """The fragments of the message `data`, one if it is not an iterable, and the size of them all in bytes.
+Message = tuple[int, bytes | tuple[bytes, ...], int]
+"""A message to be sent: TEXT (its payload is UTF-8) or BINARY; the payload, a tuple of several if it shall go in
+fragments; its size in bytes. A plain tuple, for a hundred thousand a second are made.
+"""
+
+Buffer = bytes | bytearray | memoryview
+"""Frames, as they are given to the transport."""
+
+
+def message_of(data: Any) -> Message:
+    """The message that `data` stands for: fragmented if it is an iterable.
 
     Raises TypeError, InvalidArgument (an empty iterable) or UnicodeEncodeError (a lone surrogate).
     """
     if isinstance(data, str):
-        return (data,), _text_size(data)
-    if isinstance(data, bytes):
-        return (data,), len(data)
+        text = data.encode()
+        return TEXT, text, len(text)
+    if type(data) is bytes:
+        return BINARY, data, len(data)
     if _is_buffer(data):
         payload = _copied(data)
-        return (payload,), len(payload)
+        return BINARY, payload, len(payload)
     if isinstance(data, Mapping) or not isinstance(data, Iterable):
         raise TypeError(
             f"send() takes str, bytes, a buffer or an iterable of these, not {type(data).__name__}; "
             "for an object, send json.dumps(...)"
         )
-    return _fragments(data)
+    return _fragmented(data)
 
 
-def _fragments(items: Iterable[Any]) -> tuple[tuple[str | bytes, ...], int]:
-    parts: list[str | bytes] = []
+def _fragmented(items: Iterable[Any]) -> Message:
+    opcode, fragments = 0, []
     for item in items:
-        if not isinstance(item, str) and not _is_buffer(item):
-            raise TypeError(f"a fragment must be str, bytes or a buffer, not {type(item).__name__}")
-        part = item if isinstance(item, (str, bytes)) else _copied(item)
-        if parts and isinstance(part, str) is not isinstance(parts[0], str):
+        opcode_here, fragment = _fragment(item)
+        if opcode not in (0, opcode_here):
             raise TypeError("the fragments of one message must be all text or all binary")
-        parts.append(part)
-    if not parts:
+        opcode = opcode_here
+        fragments.append(fragment)
+    if not fragments:
         raise InvalidArgument("an empty iterable does not say whether the message is text or binary: send '' or b''")
-    return tuple(parts), sum(_text_size(part) if isinstance(part, str) else len(part) for part in parts)
+    return opcode, tuple(fragments), sum(map(len, fragments))
 
 
-def _text_size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
+def _fragment(item: Any) -> tuple[int, bytes]:
+    if isinstance(item, str):
+        return TEXT, item.encode()
+    if not _is_buffer(item):
+        raise TypeError(f"a fragment must be str, bytes or a buffer, not {type(item).__name__}")
+    return BINARY, item if type(item) is bytes else _copied(item)
 
 
 def _is_buffer(data: Any) -> bool:

@@ -1,43 +1,43 @@
-"""One connection's life in the loop: open, read, write, keep time, close; `run()` is the one place that ends it.
+"""One connection's life in the loop: open, read, answer, close; `run()` is the one place that ends it.
 
-    run() ── Opening.run() ── transport, protocol     (with a deadline; cancelled by close())
-       └──── three tasks:
-             _read_loop()   socket -> protocol -> bridge.deliver(); waits while the inbox is full
-             _write_loop()  waits while the socket takes no more; everybody else writes with _flush(), without waiting
-             _keep_time()   pings, and the deadlines of closing
+    run() ── Opening.run() ── transport, protocol      (with a deadline; cancelled by close())
+       └──── _read_loop()     socket -> protocol -> bridge.deliver(); waits while the inbox is full
+             _write()         what user threads have not written themselves; a task waits while the socket is full
+             _tick()          a timer: pings, and the deadlines of closing
 
-Everything here runs on the loop thread; user threads reach it through the bridge's commands.
+Everything here runs on the loop thread; user threads reach it through the bridge's commands. An idle connection is one
+task, which waits for the socket, and one timer.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import ssl
-from collections import deque
 from time import monotonic
 
 from . import _loop_thread
-from ._bridge import Bridge, Ending, Outgoing, describe
+from ._bridge import Bridge, Ending, describe
 from ._callbacks import Callbacks
 from ._curio import (
     CancelledError,
     Event,
     Task,
-    TaskGroup,
     TaskTimeout,
     before,
     current_task,
     disable_cancellation,
     sleep,
+    spawn,
 )
 from ._handshake import Response
 from ._keepalive import Keepalive
+from ._loop_thread import Timer
 from ._opening import Opening
 from ._options import Options
 from ._protocol import PeerClose, Protocol
 from ._transport import READ_SIZE, Transport
 from ._url import URL
+from ._writer import Writer
 from .exceptions import (
     Cancelled,
     ConnectionLost,
@@ -50,13 +50,6 @@ log = logging.getLogger("nwebsocket")
 
 LINGER = 1.0
 """Seconds to wait for the server to end the TCP connection once the Close frames are exchanged (RFC 6455 7.1.1)."""
-
-BATCH_BYTES = 256 * 1024
-BATCH_FRAMES = 256
-"""What is framed and given to the operating system in one go; a bound keeps bufferedAmount a live figure."""
-
-BATCHES_IN_A_ROW = 4
-"""... and after so many of them (some 10 ms) the other connections get their turn."""
 
 PIECE_BYTES = 4 * 1024
 PIECE_MESSAGES = 256
@@ -79,8 +72,10 @@ class Session:
         self._options = options
         self._transport: Transport | None = None
         self._protocol: Protocol | None = None
-        self._opening: Task | None = None  # the task that is inside Opening.run(), while it is
-        self._serving = False  # the three tasks are running
+        self._writer: Writer | None = None
+        self._task: Task | None = None  # the one that is in run()
+        self._opening = False  # it is inside Opening.run()
+        self._serving = False  # ... or in _read_loop()
         # What user threads may read.
         self.response: Response | None = None
         self.subprotocol = ""
@@ -88,23 +83,17 @@ class Session:
         self.keepalive = Keepalive(options.ping_interval, options.ping_timeout, monotonic())
         self.pings: dict[bytes, list[float]] = {}  # payload -> where ping() waits for the latency
 
-        self._outgoing: deque[Outgoing] = deque()
-        # Payload bytes and messages given to the transport in all, and before the batch that it has in hands, which
-        # began when its `sent` was `_batch_start`.
-        self._framed = self._framed_before = (0, 0)
-        self._batch_start = 0
-
         self._piece = PIECE_BYTES  # how many bytes are parsed in one go
 
-        self._room = Event()  # the inbox has room again
-        self._stuck = Event()  # the socket takes no more: the writer shall wait for it
-        self._time_changed = Event()  # _keep_time() shall look at its deadlines again
-        self._writer_waits = False
-        self._reader_waits = False
+        self._room: Event | None = None  # while the reader waits for room in the inbox
         self._full_inbox_told = False
-        self._write_error: OSError | None = None
+        self._write_task: Task | None = None  # waits until the socket takes more
+        self._waits_to_write = False
+        self._write_failed = False
+        self._timer: Timer | None = None
         # When closing is given up; None while the connection is open.
         self._deadline: float | None = None
+        self._given_up = False
         self._peer_close: PeerClose | None = None
         self._closed_first: Side | None = None
         self._error: WebSocketError | None = None
@@ -133,13 +122,15 @@ class Session:
 
     async def run(self) -> None:
         """The whole life of the connection."""
+        self._task = await current_task()
         try:
             await self._open_within_limits()
             await self._serve()
         except WebSocketError as error:
             self._error = error
         except CancelledError:
-            self._error = self._error or ConnectionLost("the loop thread has ended")
+            if not self._given_up:
+                self._error = self._error or ConnectionLost("the loop thread has ended")
         except Exception as error:
             log.exception("internal error")
             self._error = ConnectionLost(f"internal error: {error!r}")
@@ -147,7 +138,7 @@ class Session:
 
     async def _open_within_limits(self) -> None:
         """Raise ConnectionFailed or one of its kind unless the connection is open afterwards."""
-        self._opening = await current_task()
+        self._opening = True
         opening = Opening(self._url, self._protocols, self._options)
         timeout = self._options.open_timeout
         try:
@@ -160,13 +151,15 @@ class Session:
             if self._bridge.close_request is None:
                 raise
         finally:
-            self._opening = None
+            self._opening = False
         if not self._bridge_opened():
             raise Cancelled(f"{self._url.href}: close() was called before the connection was open")
 
     def _opened(self, opening: Opening) -> None:
         self._transport, self._protocol = opening.transport, opening.protocol
         assert self._protocol is not None
+        assert self._transport is not None
+        self._writer = self._bridge.writer = Writer(self._bridge, self._protocol, self._transport)
         self.response = self._protocol.response
         self.subprotocol = self._protocol.subprotocol
         self.extensions = self._protocol.extensions
@@ -180,21 +173,22 @@ class Session:
         return True
 
     async def _serve(self) -> None:
-        """Read, write and keep time until one of them has come to the end."""
+        """Read to the end, write, and keep time."""
         self.keepalive.heard(monotonic())
         self._serving = True
         assert self._transport is not None
         self._transport.on_unsent = lambda: self._bridge.post(self.flush)
         try:
-            async with TaskGroup(wait=any) as group:
-                for task in (self._read_loop, self._write_loop, self._keep_time):
-                    await group.spawn(task)
+            await self._arm()
+            await self._read_loop()
         finally:
             self._serving = False
-        if group.exception is not None:
-            raise group.exception
 
     async def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._write_task is not None:
+            await self._write_task.cancel()
         ending = self._ending()
         if self._transport is not None:
             await self._close_transport()
@@ -230,6 +224,8 @@ class Session:
 
     async def _close_transport(self) -> None:
         assert self._transport is not None
+        if self._writer is not None:
+            self._writer.close()
         if self._shut_down:
             await self._transport.close()
         else:
@@ -294,7 +290,7 @@ class Session:
         if received.close is not None or received.failure is not None:
             await self._drain()
         elif received.answer:
-            await self._flush_or_wait()
+            await self._write()
 
     def _closed_by_peer(self, close: PeerClose) -> None:
         self._peer_close = close
@@ -305,23 +301,22 @@ class Session:
         """Nothing is left to hear, and only our Close frame to say: then the server should end the connection."""
         self._draining = True
         self._deadline = monotonic() + self._options.close_timeout
-        await self._flush_or_wait()
-        await self._time_changed.set()
+        await self._write()
+        await self._arm()
 
     async def _wait_for_room(self) -> None:
         """Back-pressure: while the inbox is full, the peer feels it; its silence is then our own doing."""
         while not self._draining and (self._bridge.stop_reading_if_full() or self._loop_callbacks_write_too_much()):
             self.keepalive.pause()
             self._warn_once_about_full_inbox()
-            self._reader_waits = True
+            self._room = Event()
             await self._room.wait()
-            self._room.clear()
-            self._reader_waits = False
+            self._room = None
             self.keepalive.resume(monotonic())
-            await self._time_changed.set()
+            await self._arm()
 
     def _loop_callbacks_write_too_much(self) -> bool:
-        return self._options.callbacks == "loop" and self._bridge.over_write_limit() and self._write_error is None
+        return self._options.callbacks == "loop" and self._bridge.over_write_limit() and not self._write_failed
 
     def _warn_once_about_full_inbox(self) -> None:
         if self._full_inbox_told or not self._bridge.reading_stopped:
@@ -343,133 +338,129 @@ class Session:
     # ---- writing
 
     async def flush(self) -> None:
-        """A user thread has accepted messages (command)."""
+        """A user thread has accepted messages, or has left some to us (command)."""
+        self._bridge.flush_posted = False
         if self._serving:
-            await self._flush_or_wait()
+            await self._write()
 
-    async def _flush_or_wait(self) -> None:
-        if not self._flush():
-            await self._stuck.set()
-        elif self._reader_waits and self._options.callbacks == "loop":
-            await self._room.set()
-        if self._shut_down or self._write_error is not None:
-            await self._time_changed.set()  # the deadline has moved nearer
-
-    async def _write_loop(self) -> None:
-        assert self._transport is not None
-        while True:
-            await self._stuck.wait()
-            self._stuck.clear()
-            self._writer_waits = True
-            await self._transport.wait_writable()
-            self._writer_waits = False
-            await self._flush_or_wait()
-
-    def _flush(self) -> bool:
-        """Frame what waits and give it to the operating system; False if something is left for the writer.
-
-        That is so when the operating system does not take all of it, and when user threads send as fast as this
-        thread writes: then the other tasks get their turn first.
-        """
-        transport = self._transport
+    async def _write(self) -> None:
+        """Write what waits, and see to what is left."""
+        writer, transport = self._writer, self._transport
+        assert writer is not None
         assert transport is not None
-        if self._writer_waits:
-            return True  # the writer is at it
-        if self._write_error is not None:
-            return True  # _keep_time() ends the connection unless the reader does
-        try:
-            for _ in range(BATCHES_IN_A_ROW):
-                if transport.unsent:
-                    done = transport.flush()
-                    self._account(done)
-                    if not done:
-                        return False
-                if not self._fill():
-                    return True
-            return False
-        except OSError as error:
-            # What the server has sent before may still be there to read, its Close frame above all.
-            self._write_error = error
-            self._deadline = monotonic() + LINGER
-            return False
+        if self._waits_to_write:
+            return
+        sent = transport.sent
+        done = not writer.stuck and writer.write()
+        while done and self._say_goodbye():
+            done = writer.write()
+        if self._deadline is not None:
+            await self._closing_goes_on(progress=transport.sent > sent)
+        if writer.error is not None:
+            await self._writing_failed()
+        elif not done:
+            await self._wait_to_write()
+        elif self._room is not None and self._options.callbacks == "loop":
+            await self._room.set()
 
-    def _fill(self) -> bool:
-        """Give the transport the next batch; False if there is nothing to send."""
-        protocol, transport = self._protocol, self._transport
+    def _say_goodbye(self) -> bool:
+        """All messages are out. If that was to be all: queue the Close frame, or half-close the stream after it.
+
+        Returns whether there is something new to write.
+        """
+        protocol, transport, request = self._protocol, self._transport, self._bridge.close_request
         assert protocol is not None
         assert transport is not None
-        if not self._outgoing:
-            self._outgoing.extend(self._bridge.take())
-        if not protocol.can_send:
+        with transport.wire:
+            if protocol.can_send:
+                if request is None or self._bridge.has_outgoing():
+                    return False
+                self._closed_first = self._closed_first or "client"
+                transport.send(protocol.close(*request))
+                return True
             if self._draining and not self._shut_down:
                 self._shut_down = True
                 transport.shutdown()
                 self._deadline = monotonic() + LINGER
-            return transport.unsent > 0
-        frames: list[bytes] = []
-        size, messages, outgoing = 0, 0, self._outgoing
-        while outgoing and size < BATCH_BYTES and len(frames) < BATCH_FRAMES:
-            message = outgoing.popleft()
-            frames.extend(_framed(protocol, message.parts))
-            size += message.size
-            messages += 1
-        if frames:
-            self._framed_before, self._batch_start = self._framed, transport.sent
-            self._framed = (self._framed[0] + size, self._framed[1] + messages)
-        elif self._bridge.close_request is not None and not protocol.close_sent and not self._bridge.has_outgoing():
-            frames.append(self._close_frame(protocol))
-        if frames:
-            transport.send(b"".join(frames))
-        return bool(frames)
+        return False
 
-    def _close_frame(self, protocol: Protocol) -> bytes:
-        assert self._bridge.close_request is not None
-        self._closed_first = self._closed_first or "client"
-        return protocol.close(*self._bridge.close_request)
-
-    def _account(self, done: bool) -> None:
-        """bufferedAmount falls as the operating system takes the batch; framing counts for nothing in the end."""
-        assert self._transport is not None
-        if done:
-            self._bridge.has_written(*self._framed)
-        else:
-            written, messages = self._framed_before
-            written += self._transport.sent - self._batch_start
-            self._bridge.has_written(min(written, self._framed[0]), messages)
-        if self._deadline is not None:
+    async def _closing_goes_on(self, *, progress: bool) -> None:
+        if progress and not self._shut_down:
             self._deadline = monotonic() + self._options.close_timeout
+        await self._arm()
+
+    async def _writing_failed(self) -> None:
+        """What the server has sent before may still be there to read, its Close frame above all."""
+        if not self._write_failed:
+            self._write_failed = True
+            self._deadline = monotonic() + LINGER
+            await self._arm()
+
+    async def _wait_to_write(self) -> None:
+        self._waits_to_write = True
+        if self._write_task is None:
+            self._write_task = await spawn(self._write_later, daemon=True)
+
+    async def _write_later(self) -> None:
+        """Write when the socket takes more; also when it does already, but it is the other connections' turn."""
+        assert self._writer is not None
+        assert self._transport is not None
+        while self._waits_to_write:
+            await self._transport.wait_writable()
+            self._writer.stuck = self._waits_to_write = False
+            await self._write()
+        self._write_task = None
 
     # ---- time
 
-    async def _keep_time(self) -> None:
-        while True:
-            now = monotonic()
-            if self._deadline is not None and now >= self._deadline:
-                if self._write_error is None or not self._reader_waits:
-                    return self._time_out()
-                # What the server sent before it vanished still waits behind a full inbox.
-                self._deadline = now + LINGER
-            due = self.keepalive.due(now) if self._deadline is None else None
-            if due == "dead":
-                self._error = KeepaliveTimeout(self._silence())
-                return None
-            if due == "ping":
-                await self._send_ping(self.keepalive.keepalive_ping(now))
-            deadline = self._deadline if self._deadline is not None else self.keepalive.deadline()
-            with contextlib.suppress(TaskTimeout):
-                await before(deadline, self._time_changed.wait())
-            self._time_changed.clear()
-
-    def _time_out(self) -> None:
-        if self._draining:
+    async def _arm(self) -> None:
+        """Have _tick() called when the next deadline has come, or before."""
+        due = self.keepalive.deadline() if self._deadline is None else self._deadline
+        if due is None or self._given_up or (self._timer is not None and self._timer.when <= due):
             return
-        if self._write_error is not None:
-            self._lost(self._write_error)
-        else:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = await _loop_thread.current().call_at(due, self._tick)
+
+    async def _tick(self) -> None:
+        """Look whether a deadline has come (timer)."""
+        self._timer = None
+        if not self._serving:
+            return
+        now = monotonic()
+        if self._deadline is not None:
+            if now >= self._deadline:
+                await self._closing_timed_out(now)
+        elif (due := self.keepalive.due(now)) == "dead":
+            self._error = KeepaliveTimeout(self._silence())
+            await self._give_up()
+        elif due == "ping":
+            await self._send_ping(self.keepalive.keepalive_ping(now))
+        await self._arm()
+
+    async def _closing_timed_out(self, now: float) -> None:
+        if self._write_failed and self._room is not None:
+            # What the server sent before it vanished still waits behind a full inbox.
+            self._deadline = now + LINGER
+            return
+        writer = self._writer
+        assert writer is not None
+        if self._write_failed and not self._draining:
+            assert writer.error is not None
+            self._lost(writer.error)
+        elif not self._draining:
             timeout = self._options.close_timeout
             self._error = ConnectionLost(
                 f"the server did not answer the Close frame within close_timeout={timeout:g} s", closed_first="client"
             )
+        await self._give_up()
+
+    async def _give_up(self) -> None:
+        """Have run() go to the end."""
+        assert self._task is not None
+        self._given_up = True
+        self._deadline = None
+        await self._task.cancel(blocking=False)
 
     def _silence(self) -> str:
         return (
@@ -490,7 +481,7 @@ class Session:
         assert self._transport is not None
         if self._protocol.can_send:
             self._transport.send(self._protocol.ping(payload))
-            await self._flush_or_wait()
+            await self._write()
 
     def _pong(self, payload: bytes) -> None:
         answered = self.keepalive.pong(payload, monotonic())
@@ -506,20 +497,17 @@ class Session:
 
     async def start_closing(self) -> None:
         """close() was called (command)."""
-        if self._opening is not None:
-            await self._opening.cancel(blocking=False)
+        if self._opening:
+            assert self._task is not None
+            await self._task.cancel(blocking=False)
         elif self._serving:
             if self._deadline is None:
                 self._deadline = monotonic() + self._options.close_timeout
-            await self._room.set()
-            await self._time_changed.set()
-            await self._flush_or_wait()
+            await self.resume_reading()
+            await self._write()
+            await self._arm()
 
     async def resume_reading(self) -> None:
         """The inbox has room again (command)."""
-        await self._room.set()
-
-
-def _framed(protocol: Protocol, parts: tuple[str | bytes, ...]) -> list[bytes]:
-    last = len(parts) - 1
-    return [protocol.message(part, fin=index == last) for index, part in enumerate(parts)]
+        if self._room is not None:
+            await self._room.set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 
 TLS_RECORD = 16 * 1024  # bytes; RFC 8446 section 5.1
@@ -38,6 +39,17 @@ class TLS:
         self._outgoing = ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._failure: ssl.SSLError | None = None
+        # These two are C functions, not methods around them: see `_transport.py` for why no line of Python may run
+        # between what they do and the storing of their result.
+        self.encrypt: Callable[[memoryview], int] = self._object._sslobj.write  # type: ignore[attr-defined]
+        """Encrypt some of the bytes given, and return how many."""
+        self.take_output: Callable[[int], bytes] = self._outgoing.read
+        """Return at most so many of the bytes that must go to the peer; all with -1."""
+
+    @property
+    def has_output(self) -> bool:
+        """Whether there are bytes that must go to the peer."""
+        return self._outgoing.pending > 0
 
     def handshake(self) -> bool:
         """Go on with the handshake; return True when it is done, False when more input is needed."""
@@ -53,17 +65,6 @@ class TLS:
             self._incoming.write(data)
         else:
             self._incoming.write_eof()
-
-    def take_output(self) -> bytes:
-        """Return the bytes that must go to the peer."""
-        return self._outgoing.read()
-
-    def encrypt(self, data: bytes) -> bytes:
-        with memoryview(data) as rest:
-            done = 0
-            while done < len(rest):
-                done += self._object.write(rest[done:])
-        return self._outgoing.read()
 
     def decrypt(self) -> bytes | None:
         """Return all the data fed so far, b"" at the end, None if more input is needed first.
@@ -86,11 +87,10 @@ class TLS:
             self._failure = error  # after the data that came before it
         return b"".join(chunks)
 
-    def close(self) -> bytes:
-        """Return the close_notify alert."""
+    def close(self) -> None:
+        """Put out the close_notify alert."""
         with suppress(ssl.SSLError):  # SSLWantReadError: the peer's close_notify has not come yet
             self._object.unwrap()
-        return self._outgoing.read()
 
     def peer_names(self) -> list[str]:
         """Return the names in the certificate of the server, also if it was refused; [] if they cannot be had."""

@@ -1,6 +1,10 @@
-"""The byte stream to the server, with or without TLS. Runs in the loop thread only.
+"""The byte stream to the server, with or without TLS.
 
 Only `Transport.receive` waits for data, and only `Transport.wait_writable` for room; with TLS, too (see `_tls.py`).
+
+Sending never waits, and any thread may do it, holding `wire`. The main thread may be interrupted there between any two
+calls: so the result of each call that moves bytes is stored by that same call (``list.extend(map(...))``), and what
+follows from it is done in assignments, between which Python does not look for signals.
 """
 
 from __future__ import annotations
@@ -9,11 +13,13 @@ import socket
 import ssl
 import struct
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 
 from ._curio import Descriptor, sleep, wait_readable
 from ._curio import wait_writable as wait_descriptor_writable
+from ._payload import Buffer
 from ._tcp import close_socket, connect_host
 from ._tls import TLS, explain
 from .exceptions import TLSError
@@ -41,7 +47,7 @@ async def open_transport(host: str, port: int, *, tls: ssl.SSLContext | None) ->
 
 
 class Transport:
-    """A connected stream socket, with or without TLS. Every method belongs to the loop thread.
+    """A connected stream socket, with or without TLS. Every method belongs to the loop thread unless it says otherwise.
 
     One task may be in `receive` and one in `wait_writable` at a time; both must have ended, or be the caller itself,
     when `close` or `abort` is called.
@@ -51,18 +57,27 @@ class Transport:
         sock.setblocking(False)
         self.on_unsent: Callable[[], None] | None = None
         """Called when `receive` has produced bytes to send (TLS: a key update, say) that the OS has not taken."""
-        self.sent = 0
-        """Bytes the OS has taken so far, as they are on the wire."""
         self.received = 0
-        """Bytes received so far, likewise."""
+        """Bytes received so far, as they are on the wire."""
+        self.wire = threading.RLock()
+        """To be held while sending; it guards all that follows, and the TLS object."""
         self._sock = sock
         # curio keeps the registration of this object, not of a bare int: the same one must be used all the time.
         self._descriptor = Descriptor(sock.fileno())
         self._tls: TLS | None = None
         self._reads_in_a_row = 0
-        self._sending = memoryview(b"")  # what is being given to the OS ...
-        self._queued: list[bytes] = []  # ... and what comes after it
-        self._queued_bytes = 0
+        self._drained = False  # the last read brought less than it asked for
+
+        # What is to be sent, and is not encrypted yet: a batch first, which may be assigned when nothing is unsent.
+        self.batch: Buffer = b""
+        self._queued: list[bytes] = []
+        self._encrypted: list[int] = []  # bytes of the batch, piece by piece
+        self._output: list[bytes] = []  # ... as they will be on the wire
+        # What is being given to the OS, how much of it that has taken, piece by piece, and all that came before.
+        self._sending: Buffer = b""
+        self._taken: list[int] = []
+        self._sent_before = 0
+        self._flushing = False
 
     async def start_tls(self, context: ssl.SSLContext, host: str, port: int) -> None:
         """Do the TLS handshake as a client of ``host``, whose name is checked as ``context`` says.
@@ -73,12 +88,12 @@ class Transport:
         tls = TLS(context, host.removesuffix("."))
         try:
             while not tls.handshake():
-                await self._send_now(tls.take_output())
+                await self._send_now(tls.take_output(-1))
                 tls.feed(await self._receive_some())
-            await self._send_now(tls.take_output())
+            await self._send_now(tls.take_output(-1))
         except OSError as error:  # ssl.SSLError is one
             with suppress(OSError):  # the alert that tells the server why
-                self.send(tls.take_output())
+                self.send(tls.take_output(-1))
                 self.flush()
             raise TLSError(explain(error, host, port, tls)) from error
         self._tls = tls
@@ -89,56 +104,113 @@ class Transport:
         A TLS stream that is cut without close_notify ends, too: WebSocket's Close frame tells a complete stream from a
         cut one. Raises OSError (reset by the peer) and ssl.SSLError.
         """
-        if self._tls is None:
+        tls = self._tls
+        if tls is None:
             return await self._receive_some()
-        while (data := self._tls.decrypt()) is None:
-            self._send_tls_answers(self._tls.take_output())
-            self._tls.feed(await self._receive_some())
-        self._send_tls_answers(self._tls.take_output())
+        while (data := self._decrypt(tls)) is None:
+            encrypted = await self._receive_some()
+            with self.wire:
+                tls.feed(encrypted)
         return data
 
+    def _decrypt(self, tls: TLS) -> bytes | None:
+        with self.wire:
+            try:
+                return tls.decrypt()
+            finally:
+                self._send_tls_answers(tls)
+
     def send(self, data: bytes) -> None:
-        """Queue ``data``, encrypted if there is TLS; `flush` gives it to the OS. Raises ssl.SSLError."""
-        if self._tls is not None:
-            data = self._tls.encrypt(data)
-        self._queue(data)
+        """Queue ``data``, which `flush` will encrypt and give to the OS."""
+        with self.wire:
+            self._queued.append(data)
 
     def flush(self) -> bool:
-        """Give the OS what it takes now, without waiting; return True when nothing is left. Raises OSError."""
-        while self._sending or self._queued:
-            if not self._sending:
-                self._sending = memoryview(b"".join(self._queued) if len(self._queued) > 1 else self._queued[0])
-                self._queued.clear()
-                self._queued_bytes = 0
-            try:
-                taken = self._sock.send(self._sending)
-            except _WOULD_BLOCK:
-                return False
-            self.sent += taken
-            self._sending = self._sending[taken:]
-            if self._sending:
-                return False
+        """Give the OS what it takes now, without waiting; return True when nothing is left.
+
+        From any thread that holds `wire`. Raises OSError, and ssl.SSLError, which is one.
+        """
+        if self._flushing:
+            return False  # by this very thread, which a finalizer or a signal handler has interrupted
+        self._flushing = True
+        try:
+            while self._sending or self._next():
+                if not self._give():
+                    return False
+            return True
+        except _WOULD_BLOCK:
+            return False
+        finally:
+            self._flushing = False
+
+    def _give(self) -> bool:
+        """Give the OS a part of `_sending`; return whether that was all of it."""
+        nothing: list[int] = []
+        sending, taken, size = self._sending, self._taken, len(self._sending)
+        if not taken:
+            taken.extend(map(self._sock.send, (sending,)))
+        elif (done := sum(taken)) < size:
+            taken.extend(map(self._sock.send, (memoryview(sending)[done:],)))
+        if sum(taken) < size:
+            return False
+        sent = self._sent_before + size
+        self._sent_before = sent
+        self._sending = b""
+        self._taken = nothing
         return True
+
+    def _next(self) -> bool:
+        """Have the next bytes in `_sending`, which is empty; return whether there are any."""
+        if self._queued and not self.batch:
+            nothing: list[bytes] = []
+            joined = b"".join(self._queued)
+            self.batch = joined
+            self._queued = nothing
+        if self._tls is None:
+            self._sending = self.batch
+            self.batch = b""
+        else:
+            self._encrypt(self._tls)
+        return len(self._sending) > 0
+
+    def _encrypt(self, tls: TLS) -> None:
+        while self.batch:
+            done, nothing = sum(self._encrypted), list[int]()
+            if done < len(self.batch):
+                self._encrypted.extend(map(tls.encrypt, (memoryview(self.batch)[done:],)))
+            else:
+                self.batch = b""
+                self._encrypted = nothing
+        self._output.extend(map(tls.take_output, (-1,)))
+        joined, no_output = b"".join(self._output), list[bytes]()
+        self._sending = joined
+        self._output = no_output
 
     async def wait_writable(self) -> None:
         """Wait until the OS takes bytes again."""
         await wait_descriptor_writable(self._descriptor)
 
     @property
+    def sent(self) -> int:
+        """Bytes the OS has taken so far, as they are on the wire; from any thread."""
+        return self._sent_before + sum(self._taken)
+
+    @property
     def unsent(self) -> int:
-        """Bytes queued, as they will be on the wire, that the OS has not taken yet."""
-        return len(self._sending) + self._queued_bytes
+        """Bytes queued that the OS has not taken yet, those that TLS will add not counted."""
+        given = len(self._sending) - sum(self._taken)
+        return given + len(self.batch) - sum(self._encrypted) + sum(map(len, self._queued))
 
     def shutdown(self) -> None:
         """Say that nothing more will be sent: half-close TCP, or send TLS's close_notify. Call `flush` before.
 
         `receive` goes on working. A connection that is gone already is not an error.
         """
-        with suppress(OSError):
+        with suppress(OSError), self.wire:
             if self._tls is None:
                 self._sock.shutdown(socket.SHUT_WR)
             else:
-                self._queue(self._tls.close())
+                self._tls.close()
                 self.flush()
 
     async def close(self) -> None:
@@ -159,10 +231,13 @@ class Transport:
         if self._reads_in_a_row >= READS_IN_A_ROW:  # a peer that never pauses must not starve the other connections
             self._reads_in_a_row = 0
             await sleep(0)
-        while (data := self._receive_now()) is None:
+        while self._drained or (data := self._receive_now()) is None:
+            self._drained = False
             self._reads_in_a_row = 0
             await wait_readable(self._descriptor)
         self._reads_in_a_row += 1
+        # Most often less than asked for is all there is: it is cheaper to wait than to ask.
+        self._drained = 0 < len(data) < READ_SIZE
         self.received += len(data)
         return data
 
@@ -172,20 +247,14 @@ class Transport:
         except _WOULD_BLOCK:
             return None
 
-    def _queue(self, data: bytes) -> None:
-        if data:
-            self._queued.append(data)
-            self._queued_bytes += len(data)
-
     async def _send_now(self, data: bytes) -> None:
-        self._queue(data)
+        self.send(data)
         while not self.flush():
             await self.wait_writable()
 
-    def _send_tls_answers(self, output: bytes) -> None:
-        if not output:
+    def _send_tls_answers(self, tls: TLS) -> None:
+        if not tls.has_output:
             return
-        self._queue(output)
         try:
             flushed = self.flush()
         except OSError:  # the reader still has data to deliver; the next write meets the error again

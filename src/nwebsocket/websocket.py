@@ -19,7 +19,7 @@ from ._bridge import Bridge, ReadyState
 from ._callbacks import Callbacks
 from ._handshake import Response
 from ._options import Headers, Options, check_timeout
-from ._payload import parts_of
+from ._payload import message_of
 from ._session import Session
 from ._tls import default_tls_context
 from ._url import URL, parse_protocols, parse_url
@@ -327,8 +327,7 @@ class WebSocket:
         TypeError for anything else than the above, UnicodeEncodeError (ValueError) for a lone surrogate: then nothing
         has been sent. From any thread; on the loop thread it never waits.
         """
-        parts, size = parts_of(data)
-        self._nwebsocket.bridge.send(parts, size)
+        self._nwebsocket.bridge.send(message_of(data))
 
     def close(self, code: int | None = None, reason: str = "") -> None:
         """Begin the closing handshake, after the messages accepted so far. Never waits; a second call does nothing.

@@ -1,0 +1,107 @@
+"""Messages to masked frames (RFC 6455 section 5), uncompressed: the way out that needs no wsproto's state, so that any
+thread may take it. Pure. What is masked how was measured:
+
+    payload bytes   way                                      32 B      4 KiB     1 MiB
+    under 512       the frame as one integer, one XOR        0.5 us
+    under 4,096     wsproto's masker, by translation tables  1.8 us      8 us  1,550 us
+    others          NumPy, if it is installed                2.4 us      2 us     50 us
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from wsproto.frame_protocol import XorMaskerSimple
+
+from ._payload import Buffer, Message
+
+_CONTINUATION = 0x0
+_FIN = 0x80
+_MASKED = 0x80
+_SMALL = 512
+_LARGE = 4096
+# _ONES[n] times a 32-bit key is the key n times in a row.
+_ONES = tuple(((1 << 32 * n) - 1) // 0xFFFFFFFF for n in range((_SMALL + 8) // 4))
+
+
+def frames_of(messages: Sequence[Message]) -> Buffer:
+    """The frames of messages, in their order, with a fresh unpredictable key each (RFC 6455 section 5.3)."""
+    frames: list[Buffer] = []
+    from_bytes, ones = int.from_bytes, _ONES
+    keys = memoryview(os.urandom(4 * len(messages))).cast("I")
+    for (opcode, payload, size), key in zip(messages, keys, strict=True):
+        if isinstance(payload, tuple):
+            frames += _fragments(opcode, payload)
+        elif size < 126:
+            # The same as _frame(), without the calls: this line decides how fast a burst goes out.
+            words = (size + 7) >> 2
+            head = _FIN ^ opcode ^ (_MASKED ^ size) << 8
+            frame = head ^ key * ones[words] << 16 ^ from_bytes(payload, "little") << 48
+            frames.append(frame.to_bytes(2 + 4 * words, "little")[: 6 + size])
+        else:
+            frames.append(_frame(_FIN | opcode, payload, key))
+    return frames[0] if len(frames) == 1 else b"".join(frames)
+
+
+def _fragments(opcode: int, payloads: Sequence[bytes]) -> list[Buffer]:
+    frames: list[Buffer] = []
+    for index, payload in enumerate(payloads):
+        first = (_FIN if index == len(payloads) - 1 else 0) | (_CONTINUATION if index else opcode)
+        frames.append(_frame(first, payload, int.from_bytes(os.urandom(4), "little")))
+    return frames
+
+
+def _frame(first: int, payload: bytes, key: int) -> Buffer:
+    if len(payload) < _SMALL:
+        return _small_frame(first, payload, key)
+    return _large_frame(first, payload, key)
+
+
+def _small_frame(first: int, payload: bytes, key: int) -> bytes:
+    """Header, key and masked payload as one little-endian integer: the key, repeated, covers its own place, too."""
+    size = len(payload)
+    words = (size + 7) >> 2
+    body = key * _ONES[words] ^ int.from_bytes(payload, "little") << 32
+    if size < 126:
+        frame = first ^ (_MASKED ^ size) << 8 ^ body << 16
+        return frame.to_bytes(2 + 4 * words, "little")[: 6 + size]
+    frame = first ^ (_MASKED ^ 126) << 8 ^ size >> 8 << 16 ^ (size & 0xFF) << 24 ^ body << 32
+    return frame.to_bytes(4 + 4 * words, "little")[: 8 + size]
+
+
+def _large_frame(first: int, payload: bytes, key: int) -> Buffer:
+    size, mask = len(payload), key.to_bytes(4, "little")
+    if size < 1 << 16:
+        head = bytes((first, _MASKED | 126)) + size.to_bytes(2, "big") + mask
+    else:
+        head = bytes((first, _MASKED | 127)) + size.to_bytes(8, "big") + mask
+    numpy = _numpy() if size >= _LARGE else None
+    if numpy is None:
+        return head + XorMaskerSimple(mask).process(bytearray(payload))
+    return _masked_by_numpy(numpy, head, payload, mask)
+
+
+def _masked_by_numpy(numpy: Any, head: bytes, payload: bytes, mask: bytes) -> memoryview:
+    """The frame in one new buffer: the payload is masked right into its place there."""
+    start, whole = 16, len(payload) & ~3
+    frame = numpy.empty(start + len(payload), numpy.uint8)
+    words, key = numpy.frombuffer(payload, numpy.uint32, whole // 4), numpy.frombuffer(mask, numpy.uint32)
+    numpy.bitwise_xor(words, key, out=frame[start : start + whole].view(numpy.uint32))
+    view = memoryview(frame)[start - len(head) :]
+    view[: len(head)] = head
+    for index in range(whole, len(payload)):
+        view[len(head) + index] = payload[index] ^ mask[index & 3]
+    return view
+
+
+@functools.cache
+def _numpy() -> Any:
+    """NumPy, imported with the first large payload; None if it is not installed."""
+    try:
+        import numpy
+    except ImportError:
+        return None
+    return numpy

@@ -1,0 +1,127 @@
+"""The writing half of one open connection: messages accepted by send() -> frames -> what the operating system takes.
+
+    bridge.take() ──> frames, a batch at a time ──> transport ──> bridge.has_written()
+
+Any thread may write: the one that sends, as long as that is quicker than to wake the loop thread, or the loop thread.
+Whoever does holds the transport's `wire`, and never waits for the network.
+"""
+
+from __future__ import annotations
+
+from ._bridge import Bridge
+from ._fast_lane import ENABLED
+from ._framing import frames_of
+from ._payload import BINARY, Buffer, Message
+from ._protocol import Protocol
+from ._transport import Transport
+
+BATCH_BYTES = 256 * 1024
+BATCH_MESSAGES = 256
+"""What is framed and given to the operating system in one go; a bound keeps bufferedAmount a live figure."""
+
+BATCHES_IN_A_ROW = 4
+"""... and after so many of them (some 10 ms) the other connections get their turn."""
+
+
+class Writer:
+    """Writes what a connection's bridge has accepted."""
+
+    def __init__(self, bridge: Bridge, protocol: Protocol, transport: Transport) -> None:
+        self._bridge = bridge
+        self._protocol = protocol
+        self._transport = transport
+        self.wire = transport.wire
+        # Frames can be made without the state that wsproto keeps for the loop thread.
+        self.any_thread = ENABLED and not protocol.extensions
+        self.stuck = False
+        """The operating system takes no more; whoever has waited for it to do so sets this to False."""
+        self.error: OSError | None = None
+        """Why nothing can be written any more."""
+        self._writing = False
+        # What had been framed, and sent on the wire, before the batch that the transport has in hands.
+        self._bytes_before = self._messages_before = self._sent_before = 0
+
+    def write(self) -> bool:
+        """Write what waits. False if something is left for the loop to see to: the operating system takes no more
+        (`stuck`), has failed (`error`), or it is the other connections' turn.
+        """
+        with self.wire:
+            if self._writing:
+                return False  # by this very thread, which a finalizer or a signal handler has interrupted
+            if self.error is not None:
+                return True
+            self._writing = True
+            try:
+                return self._write_batches()
+            except OSError as error:
+                # What the server has sent before may still be there to read, its Close frame above all.
+                self.error = error
+                return False
+            finally:
+                self._writing = False
+
+    def close(self) -> None:
+        """Write nothing any more, whoever may be about to: the socket will be closed."""
+        with self.wire:
+            self.error = self.error or BrokenPipeError("the connection has ended")
+
+    def _write_batches(self) -> bool:
+        for _ in range(BATCHES_IN_A_ROW):
+            if not self._transport.flush():
+                self.stuck = True
+                self._account_for_part()
+                return False
+            self._bridge.has_written(self._bridge.framed_bytes, self._bridge.framed_messages)
+            if not self._fill():
+                return True
+        return False
+
+    def _fill(self) -> bool:
+        """Give the transport, which has nothing left, the next batch; False if there is none."""
+        bridge, transport = self._bridge, self._transport
+        taken = bridge.taken or bridge.take()
+        if not taken or not self._protocol.can_send:
+            return False
+        count = _count(taken)
+        batch = taken[:count]
+        frames = self._frames(batch)
+        sent, messages = transport.sent, bridge.framed_messages + count
+        size = bridge.framed_bytes + sum([message[2] for message in batch])
+        # Assignments in a row, which nothing interrupts: a message is either still taken, or framed.
+        transport.batch = frames
+        del taken[:count]
+        self._sent_before = sent
+        self._bytes_before = bridge.framed_bytes
+        self._messages_before = bridge.framed_messages
+        bridge.framed_bytes = size
+        bridge.framed_messages = messages
+        return True
+
+    def _frames(self, messages: list[Message]) -> Buffer:
+        if self.any_thread:
+            return frames_of(messages)
+        return b"".join([frame for message in messages for frame in self._slow_frames(message)])
+
+    def _slow_frames(self, message: Message) -> list[bytes]:
+        opcode, payload, _ = message
+        parts = (payload,) if isinstance(payload, bytes) else payload
+        last = len(parts) - 1
+        return [
+            self._protocol.message(part if opcode == BINARY else part.decode(), fin=index == last)
+            for index, part in enumerate(parts)
+        ]
+
+    def _account_for_part(self) -> None:
+        """bufferedAmount falls as the operating system takes the batch; framing counts for nothing in the end."""
+        written = self._bytes_before + self._transport.sent - self._sent_before
+        self._bridge.has_written(min(written, self._bridge.framed_bytes), self._messages_before)
+
+
+def _count(messages: list[Message]) -> int:
+    """How many of the messages go into one batch."""
+    size = 0
+    for count, message in enumerate(messages[:BATCH_MESSAGES]):
+        if size >= BATCH_BYTES:
+            return count
+        size += message[2]
+    return min(len(messages), BATCH_MESSAGES)
