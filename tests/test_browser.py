@@ -687,13 +687,14 @@ def test_row_19_buffered_amount_grows_at_once_and_falls(gate: threading.Event) -
 def test_row_19_what_could_not_be_sent_stays_in_the_count() -> None:
     def script(peer: Peer) -> None:
         peer.accept()
-        peer.read_frame()
+        sent.wait(LIMIT)
         peer.reset()
 
+    sent = threading.Event()
     with RawServer(script) as server:
         ws = WebSocket(server.url, write_limit=2 * len(BLOB)).wait_open(LIMIT)
-        ws.send("first")
         ws.send(BLOB)
+        sent.set()
         assert ws.wait_closed(LIMIT).code == 1006
     assert 0 < ws.bufferedAmount <= len(BLOB)
 

@@ -278,7 +278,8 @@ def test_a_peer_that_never_pauses_leaves_the_others_their_turn(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = pair
-    monkeypatch.setattr(_transport, "READ_SIZE", 1)  # each read fills its buffer: there may be more
+    monkeypatch.setattr(_transport, "READ_SIZE", 1)
+    monkeypatch.setattr(_transport, "READ_SIZE_IN_STREAMS", 1)  # each read fills its buffer: there may be more
 
     async def main() -> None:
         transport = Transport(ours)

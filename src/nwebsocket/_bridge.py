@@ -23,6 +23,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
+from sys import getsizeof
 from time import monotonic
 from typing import NamedTuple, Protocol
 
@@ -38,8 +39,8 @@ MESSAGE_OVERHEAD = 128
 """Bytes of memory that a message waiting to be sent takes beside its payload, roughly."""
 
 
-_PAUSE = 20e-6
-"""Seconds since the last write after which the next message is written at once."""
+_PAUSE = 40e-6
+"""Seconds since the last write began after which the next message is written at once."""
 
 _BURST = 256
 _MUCH = 64 * 1024
@@ -80,6 +81,7 @@ class WritingSide(Protocol):
     stuck: bool
 
     def write(self) -> bool: ...
+    def write_through(self, message: Message) -> bool: ...
 
 
 class LoopSide(Protocol):
@@ -109,19 +111,20 @@ class Bridge:
         self.close_request: tuple[int | None, str] | None = None
 
         self._loop = _loop_thread.current()
+        self.is_loop_thread = self._loop.is_current
         # Set once, before the connection starts.
         self.session: LoopSide
-        # Set before the connection is open.
-        self.writer: WritingSide
+        # None before the connection is open.
+        self.writer: WritingSide | None = None
 
         # -- towards the server
-        self._outgoing: list[Message] = []
+        self.outgoing: list[Message] = []
         # A flush command is on its way to the loop: it will see whatever is appended until it begins.
         self.flush_posted = False
         # The session is calling handlers on the loop thread and writes afterwards; loop thread.
         self.flushes_later = False
         # Payload bytes and messages accepted in all; an interrupted send() may leave them too low, until all is framed.
-        self._accepted_bytes = self._accepted_messages = 0
+        self.accepted_bytes = self.accepted_messages = 0
         # What the writer has taken and not framed yet; this and the next four belong to whoever holds the wire.
         self.taken: list[Message] = []
         # Payload bytes and messages in all, given to the transport and taken by the operating system.
@@ -133,7 +136,7 @@ class Bridge:
         self._senders: list[threading.Lock] = []
 
         # -- from the server
-        self._inbox: deque[str | bytes] = deque()
+        self.inbox: deque[str | bytes] = deque()
         # Bytes of memory that have come since the inbox was empty, or was last measured; loop thread.
         self._inbox_bytes = 0
         self._max_queue = options.max_queue
@@ -156,84 +159,106 @@ class Bridge:
     @property
     def buffered(self) -> int:
         """Bytes of payload accepted by send() that the operating system has not taken yet."""
-        return max(0, self._accepted_bytes - self._written_bytes)
+        return max(0, self.accepted_bytes - self._written_bytes)
 
     @property
     def messages_sent(self) -> int:
         """Messages accepted by send()."""
-        return self._accepted_messages
+        return self.accepted_messages
 
     def over_write_limit(self) -> bool:
         """Whether send() should wait. Each message counts for its overhead, too: a million empty ones are not free."""
         return self._waiting_bytes() >= self._write_limit
 
     def _waiting_bytes(self) -> int:
-        messages = self._accepted_messages - self._written_messages
-        return self._accepted_bytes - self._written_bytes + MESSAGE_OVERHEAD * messages
+        messages = self.accepted_messages - self._written_messages
+        return self.accepted_bytes - self._written_bytes + MESSAGE_OVERHEAD * messages
 
     def send(self, message: Message) -> None:
         """Accept one message for sending; wait while the peer leaves more than `write_limit` bytes untaken.
 
         Raises InvalidStateError, ConnectionClosed. The loop thread never waits: there the session stops reading.
         """
-        on_loop = self._loop.is_current()
-        may_wait = not on_loop
         try:
-            while not self._accept(message, may_wait):
-                may_wait = self._wait_for_room()
-            self._see_off(message[2], on_loop)
+            if self._send_through(message):
+                return
+            if self._accept(message):
+                self._see_off(message[2])
+            else:
+                self._send_slowly(message)
         except WebSocketError:
             raise
         except BaseException:
             # A KeyboardInterrupt may have come after the message was accepted: rule 2.
-            self._post_flush()
+            self.post_flush()
             raise
 
-    def _accept(self, message: Message, may_wait: bool) -> bool:
+    def _send_through(self, message: Message) -> bool:
+        """Write a message that comes after a pause at once, past the queue, which is empty; False if it is not so.
+
+        This is faster than to wake the loop thread. A message that follows the last one at once is queued, for more to
+        come: so a burst costs few system calls.
+        """
+        writer = self.writer
+        if writer is None or not writer.any_thread or writer.stuck or self.outgoing or self.taken:
+            return False
+        now = monotonic()
+        if now - self._written_at < _PAUSE or _owned(self.lock):  # a signal handler may not wait for the wire: rule 1
+            return False
+        self._written_at = now
+        return writer.write_through(message)
+
+    def _accept(self, message: Message, *, wanting_room: bool = True) -> bool:
         with self.lock:
             if self.state is not ReadyState.OPEN:
                 self.require_open("send()")
-            if may_wait and self._waiting_bytes() >= self._write_limit:
+            if wanting_room and self._waiting_bytes() >= self._write_limit and not self.is_loop_thread():
                 return False
-            self._outgoing.append(message)
-            self._accepted_bytes += message[2]
-            self._accepted_messages += 1
+            self.outgoing.append(message)
+            self.accepted_bytes += message[2]
+            self.accepted_messages += 1
         return True
 
-    def _see_off(self, size: int, on_loop: bool) -> None:
-        """Write what was accepted, or have it written.
+    def _send_slowly(self, message: Message) -> None:
+        """The same when the write limit is reached: wait for room, if that does not mean to wait for oneself."""
+        while True:
+            wanting_room = self._wait_for_room()
+            if self._accept(message, wanting_room=wanting_room):
+                self._see_off(message[2])
+                return
 
-        A message after a pause is written at once, by the sender: that is faster than waking the loop thread. One that
-        follows the last at once is left for more to come, so that a burst costs few system calls; the loop thread
-        writes it, or the sender, as soon as there is much, or when it begins to wait for something.
+    def _see_off(self, size: int) -> None:
+        """Have what was accepted written: by the loop thread, or by the sender, as soon as there is much, or when it
+        begins to wait for something.
         """
-        writer, waiting = self.writer, len(self._outgoing)
+        writer = self.writer
+        assert writer is not None
         if writer.stuck:
             return  # the session goes on when the operating system takes more
-        at_once = waiting >= _BURST or size >= _MUCH or (waiting == 1 and monotonic() - self._written_at > _PAUSE)
-        if at_once and (on_loop or writer.any_thread):
-            self._write()
+        if (len(self.outgoing) >= _BURST or size >= _MUCH) and (writer.any_thread or self.is_loop_thread()):
             self._written_at = monotonic()
-        elif not self.flush_posted and not (on_loop and self.flushes_later):
+            self._write(writer)
+        elif not self.flush_posted and not (self.flushes_later and self.is_loop_thread()):
             self.flush_posted = True
-            self._post_flush()
+            self.post_flush()
 
     def write_now(self) -> None:
         """Write what was accepted on this thread, which has nothing better to do."""
-        if self._outgoing and self.writer.any_thread and not self.writer.stuck:
-            self._write()
+        writer = self.writer
+        if self.outgoing and writer is not None and writer.any_thread and not writer.stuck:
+            self._write(writer)
 
-    def _write(self) -> None:
+    def _write(self, writer: WritingSide) -> None:
         if _owned(self.lock):  # this is a signal handler: to wait for the wire now would break rule 1
-            self._post_flush()
+            self.post_flush()
             return
         try:
-            done = self.writer.write()
+            done = writer.write()
         except BaseException:
-            self._post_flush()
+            self.post_flush()
             raise
         if not done:
-            self._post_flush()
+            self.post_flush()
 
     def _wait_for_room(self) -> bool:
         """Wait until send() may go on; False if it must go on without room, because waiting would be for itself."""
@@ -289,7 +314,8 @@ class Bridge:
         if self.state is not ReadyState.OPEN:
             raise self.closed_error()
 
-    def _post_flush(self) -> None:
+    def post_flush(self) -> None:
+        """Have the session write what waits, and see to a writer that is stuck or has failed."""
         self.post(self.session.flush)
 
     # ---- user threads: from the server
@@ -299,21 +325,29 @@ class Bridge:
 
         Raises closed_error() when there will be no more, RuntimeError when messages are `taken()` by a handler.
         """
+        if not self.inbox:
+            self.write_now()
         deadline = None if timeout is None else monotonic() + timeout
+        woken = True
         while True:
             with self.lock:
                 if taken():
                     raise RuntimeError("recv() has nothing to give: this socket's messages go to its message handler")
-                if self._inbox:
+                if self.inbox:
                     return self.take_message()
                 if self.ending is not None:
                     raise self.closed_error()
-            if not self._wait_until(lambda: self._inbox or self.ending is not None or taken(), deadline, self._waiters):
-                return None
+                if not woken:
+                    return None
+                waiter = _enlist(self._waiters)
+                if self.inbox:  # see deliver()
+                    self._waiters.remove(waiter)
+                    return self.take_message()
+            woken = self._sleep(waiter, deadline, self._waiters)
 
     def take_message(self) -> str | bytes:
         """The next message, which must be there. By recv() with the lock held, or by the callbacks: never by both."""
-        message = self._inbox.popleft()
+        message = self.inbox.popleft()
         if self.reading_stopped and self._has_room():
             self.reading_stopped = False
             self.post(self.session.resume_reading)
@@ -322,7 +356,7 @@ class Bridge:
     @property
     def inbox_length(self) -> int:
         """Messages received that nobody has taken yet."""
-        return len(self._inbox)
+        return len(self.inbox)
 
     def wait(self, ready: Callable[[], object], timeout: float | None) -> bool:
         """Wait until `ready()`, called with the lock held, is true; False after `timeout` seconds."""
@@ -331,27 +365,30 @@ class Bridge:
 
     def _wait_until(self, ready: Callable[[], object], deadline: float | None, waiters: list[threading.Lock]) -> bool:
         self.write_now()
-        waiter = threading.Lock()
+        woken = True
         while True:
             with self.lock:
                 if ready():
                     return True
-                waiter.acquire(blocking=False)
-                waiters.append(waiter)
-            woken = False
-            try:
-                woken = _acquire(waiter, deadline)
-            finally:
                 if not woken:
-                    self._no_longer(waiter, waiters)
+                    return False
+                waiter = _enlist(waiters)
+                if ready():  # what is not changed under the lock may have been changed before we were enlisted
+                    waiters.remove(waiter)
+                    return True
+            woken = self._sleep(waiter, deadline, waiters)
+
+    def _sleep(self, waiter: threading.Lock, deadline: float | None, waiters: list[threading.Lock]) -> bool:
+        """Wait for somebody to release `waiter`; False at the deadline. It is not among `waiters` any more then."""
+        woken = False
+        try:
+            woken = _acquire(waiter, deadline)
+        finally:
             if not woken:
                 with self.lock:
-                    return bool(ready())
-
-    def _no_longer(self, waiter: threading.Lock, waiters: list[threading.Lock]) -> None:
-        with self.lock:
-            if waiter in waiters:
-                waiters.remove(waiter)
+                    if waiter in waiters:
+                        waiters.remove(waiter)
+        return woken
 
     def wake(self) -> None:
         """Have everyone who waits look again."""
@@ -359,23 +396,32 @@ class Bridge:
             self._wake()
 
     def _wake(self) -> None:
-        _release(self._waiters)
-        _release(self._senders)
+        for waiters in (self._waiters, self._senders):
+            if waiters:
+                _release(waiters)
 
     # ---- whoever holds the wire
 
     def take(self) -> list[Message]:
         """Move the messages accepted so far to `taken`, which is empty, and return it."""
         nothing: list[Message] = []
+        if self.outgoing:
+            with self.lock:
+                # Python looks for signals at calls and at jumps back: nothing comes between assignments in a row.
+                self.taken = self.outgoing
+                self.outgoing = nothing
+        return self.taken
+
+    def has_outgoing(self) -> bool:
+        """Whether messages wait to be framed."""
+        return bool(self.outgoing or self.taken)
+
+    def count_again(self) -> None:
+        """Put right what interrupted calls of send() have left uncounted, if everything accepted is framed."""
         with self.lock:
-            # Python looks for signals at calls and at jumps back: nothing comes between assignments in a row.
-            if self._outgoing:
-                self.taken = self._outgoing
-                self._outgoing = nothing
-            else:
-                self._accepted_bytes = self.framed_bytes
-                self._accepted_messages = self.framed_messages
-            return self.taken
+            if not self.has_outgoing():
+                self.accepted_bytes = self.framed_bytes
+                self.accepted_messages = self.framed_messages
 
     def has_written(self, total_bytes: int, total_messages: int) -> None:
         """The operating system has taken so much payload and so many whole messages, since the beginning."""
@@ -387,10 +433,6 @@ class Bridge:
                     _release(self._senders)
 
     # ---- loop thread
-
-    def has_outgoing(self) -> bool:
-        """Whether messages wait to be framed."""
-        return bool(self._outgoing or self.taken)
 
     def somebody_waits(self) -> bool:
         """Whether a user's thread waits for something of this connection."""
@@ -409,15 +451,19 @@ class Bridge:
     def deliver(self, messages: list[str | bytes]) -> None:
         """Messages have come: one wake-up for all of them."""
         self.messages_received += len(messages)
-        with self.lock:
-            if not self._inbox:
-                self._inbox_bytes = 0
-            self._inbox_bytes += sum(map(sys.getsizeof, messages))
-            self._inbox.extend(messages)
-            _release(self._waiters)
+        inbox = self.inbox
+        if not inbox:
+            self._inbox_bytes = 0
+        self._inbox_bytes += sum(map(getsizeof, messages))
+        inbox.extend(messages)
+        if self._waiters:  # the lock is not needed to look: who enlists looks at the inbox after that
+            with self.lock:
+                _release(self._waiters)
 
     def stop_reading_if_full(self) -> bool:
         """Whether the inbox is full; if so, the session will hear resume_reading()."""
+        if self._inbox_bytes < INBOX_BYTES and len(self.inbox) < self._max_queue:
+            return False
         if self._has_space():
             return False
         with self.lock:
@@ -448,7 +494,7 @@ class Bridge:
         """
         if self.state is ReadyState.CLOSING:
             return self._inbox_below(2 * INBOX_BYTES)
-        return len(self._inbox) < self._max_queue and self._inbox_below(INBOX_BYTES)
+        return len(self.inbox) < self._max_queue and self._inbox_below(INBOX_BYTES)
 
     def _inbox_below(self, limit: int) -> bool:
         """Whether the inbox takes less memory than that. It is measured only when what came in may have filled it."""
@@ -457,18 +503,17 @@ class Bridge:
         return self._inbox_bytes < limit
 
     def _measure_inbox(self) -> int:
-        return sum(map(sys.getsizeof, self._inbox.copy()))
+        return sum(map(getsizeof, self.inbox.copy()))
 
     def _has_room(self) -> bool:
         """Whether enough has been consumed to start reading again: half of the bounds."""
-        return len(self._inbox) <= self._max_queue // 2 and self._measure_inbox() <= INBOX_BYTES // 2
+        return len(self.inbox) <= self._max_queue // 2 and self._measure_inbox() <= INBOX_BYTES // 2
 
     # ---- any thread
 
     def is_entered(self) -> bool:
         """Whether the caller, a signal handler, has interrupted its own thread while that held a lock of this."""
-        writer: WritingSide | None = getattr(self, "writer", None)
-        return _owned(self.lock) or (writer is not None and _owned(writer.wire))
+        return _owned(self.lock) or (self.writer is not None and _owned(self.writer.wire))
 
     def loop_ended(self, loop: _loop_thread.LoopThread) -> None:
         """The loop thread is gone; a session that has not ended by itself never will."""
@@ -480,8 +525,8 @@ class Bridge:
         """The parent's connection is not the child's: here it is CLOSED, and the lock may have been held by nobody."""
         self.lock = threading.RLock()
         self._waiters, self._senders = [], []
-        self._inbox.clear()
-        self._outgoing, self.taken = [], []
+        self.inbox.clear()
+        self.outgoing, self.taken = [], []
         if self.ending is None:
             error = ConnectionClosed("the connection belongs to the parent process")
             self.ending = Ending(1006, "", False, None, error)
@@ -496,12 +541,18 @@ def describe(ending: Ending) -> str:
     return f"{ending.code}{f' {ending.reason!r}' if ending.reason else ''}, closed{by}"
 
 
+def _enlist(waiters: list[threading.Lock]) -> threading.Lock:
+    """A lock for one to wait for, among those that _release() releases; with the bridge's lock held."""
+    waiter = threading.Lock()
+    waiter.acquire()
+    waiters.append(waiter)
+    return waiter
+
+
 def _release(waiters: list[threading.Lock]) -> None:
     """Wake all of them; with the lock held."""
     while waiters:
-        waiter = waiters.pop()
-        if waiter.locked():
-            waiter.release()
+        waiters.pop().release()
 
 
 def _acquire(waiter: threading.Lock, deadline: float | None) -> bool:

@@ -63,6 +63,7 @@ class Callbacks:
         self._on_loop = where == "loop"
         # The base class's empty on... methods: an attribute that is still one of these is no handler.
         self._defaults = defaults
+        self._default_onmessage = defaults["onmessage"]
         self._owner = weakref.ref(owner, self._owner_gone)
         # Held while there are handlers, so that a socket lives as long as it may call them.
         self._kept_alive: Any = None
@@ -72,6 +73,8 @@ class Callbacks:
         self._held_notified = False
         # Events that have happened and that no handler has heard yet, but for messages, which the bridge keeps.
         self._pending: set[EventType] = set()
+        # Those of them for which there was no handler when it was looked for; every new handler moves them back.
+        self._unheard: set[EventType] = set()
         self._end_dispatched = False
         self._shows_open = False
         self._thread: threading.Thread | None = None
@@ -118,6 +121,9 @@ class Callbacks:
         self._keep_owner()
 
     def _handlers_changed(self) -> None:
+        with self._bridge.lock:
+            self._pending |= self._unheard
+            self._unheard.clear()
         self._keep_owner()
         self._bridge.wake()  # a recv() that waits has nothing to wait for any more
         self.notify()
@@ -126,6 +132,13 @@ class Callbacks:
         """Whether somebody listens to this type of event."""
         listeners = self._listeners[event_type]
         return any(entry is not ATTRIBUTE for entry in listeners) or self._attribute(event_type) is not None
+
+    def hears_messages(self) -> bool:
+        """The same for messages, as fast as can be: it is asked for each one."""
+        if self._listeners["message"]:
+            return self.has_handler("message")
+        handler = getattr(self._owner(), "onmessage", None)
+        return handler is not None and getattr(handler, "__func__", None) is not self._default_onmessage
 
     def _attribute(self, event_type: str) -> Callable[..., Any] | None:
         name = f"on{event_type}"
@@ -165,6 +178,20 @@ class Callbacks:
         """Events to be heard; from the loop thread, followed by notify()."""
         with self._bridge.lock:
             self._pending.update(event_types)
+
+    def messages_came(self) -> None:
+        """The same as notify() with callbacks="loop" when messages have been delivered, as fast as can be."""
+        if self._pending or self._init_depth or self._running:
+            self.notify()
+            return
+        owner = self._owner()
+        if owner is None:
+            return
+        self._running = True
+        try:
+            self._dispatch_messages(owner)
+        finally:
+            self._running = False
 
     def notify(self) -> None:
         """There may be something to run, or somebody new to hear it. From any thread."""
@@ -208,6 +235,7 @@ class Callbacks:
         self._thread_ident = get_ident()
         while True:
             self._run_all()
+            self._bridge.write_now()
             with self._bridge.lock:
                 if self._next_type() is not None:
                     continue
@@ -223,7 +251,7 @@ class Callbacks:
 
     def _all_heard(self) -> bool:
         """Whether the connection has ended and no event is left, with a handler or without."""
-        return self._bridge.ending is not None and not self._pending and not self._bridge.inbox_length
+        return self._bridge.ending is not None and not (self._pending or self._unheard or self._bridge.inbox)
 
     def _owner_gone(self, _: object) -> None:
         with self._bridge.lock:
@@ -264,6 +292,7 @@ class Callbacks:
     def after_fork_in_child(self) -> None:
         """There is no callback thread in the child, and nothing to hear: the events are the parent's."""
         self._pending.clear()
+        self._unheard.clear()
         self._running = self._idle = False
         self._end_dispatched = True
         self._thread = self._thread_ident = self._kept_alive = None
@@ -280,7 +309,7 @@ class Callbacks:
 
     def end_unheard(self) -> bool:
         """Whether the connection has ended and neither its error nor its close has been heard."""
-        return self._pending >= {"error", "close"}
+        return self._pending | self._unheard >= {"error", "close"}
 
     def settled(self) -> bool:
         """Nothing is running, and nothing waits that could run now."""
@@ -298,16 +327,25 @@ class Callbacks:
 
     def _next_type(self) -> EventType | None:
         """The type of the first event that has a handler."""
-        pending = self._pending
-        if "open" in pending and self.has_handler("open"):
+        if "open" in self._pending and self._has_handler_or_sets_aside("open"):
             return "open"
-        if self._bridge.inbox_length and self.has_handler("message"):
+        if self._bridge.inbox and self.hears_messages():
             return "message"
-        if "error" in pending and self.has_handler("error"):
+        if not self._pending:
+            return None
+        if "error" in self._pending and self._has_handler_or_sets_aside("error"):
             return "error"
-        if "close" in pending and self.has_handler("close"):
+        if "close" in self._pending and self._has_handler_or_sets_aside("close"):
             return "close"
         return None
+
+    def _has_handler_or_sets_aside(self, event_type: EventType) -> bool:
+        with self._bridge.lock:
+            if self.has_handler(event_type):
+                return True
+            self._pending.discard(event_type)
+            self._unheard.add(event_type)
+            return False
 
     def _run_all(self) -> None:
         self._running = True
@@ -316,18 +354,35 @@ class Callbacks:
                 owner = self._owner()
                 if owner is None:
                     return
-                self._dispatch(owner, event_type)
+                if event_type == "message":
+                    self._dispatch_messages(owner)
+                else:
+                    self._dispatch(owner, event_type)
                 del owner
         finally:
             self._running = False
         if self._bridge.ending is not None:
             self._keep_owner()
 
+    def _dispatch_messages(self, owner: Any) -> None:
+        """All that wait; no event comes between them."""
+        bridge, listeners = self._bridge, self._listeners["message"]
+        inbox = bridge.inbox
+        while inbox:
+            handler = getattr(owner, "onmessage", None)
+            if listeners and listeners != [ATTRIBUTE]:
+                data = bridge.take_message()
+                self._call_handlers(owner, MessageEvent("message", owner, data, self._origin), data)
+            elif handler is None or getattr(handler, "__func__", None) is self._default_onmessage:
+                return
+            else:
+                data = bridge.take_message()
+                try:
+                    handler(data)
+                except BaseException:
+                    self._log_exception("onmessage")
+
     def _dispatch(self, owner: Any, event_type: EventType) -> None:
-        if event_type == "message":
-            data = self._bridge.take_message()
-            self._call_handlers(owner, MessageEvent("message", owner, data, self._origin), data)
-            return
         with self._bridge.lock:
             self._pending.discard(event_type)
         if event_type == "open":
@@ -371,7 +426,10 @@ class Callbacks:
         try:
             function(*arguments)
         except BaseException:
-            log.exception("exception in the handler %s of %s", name, type(self._owner()).__name__)
+            self._log_exception(name)
+
+    def _log_exception(self, name: str) -> None:
+        log.exception("exception in the handler %s of %s", name, type(self._owner()).__name__)
 
 
 def _call_with_or_without(handler: Callable[..., Any], event: Event) -> None:

@@ -87,6 +87,7 @@ class Deflate(PerMessageDeflate):
         """Inflate what the end of a message still holds back."""
         if not (fin and self._inflating):
             return None
+        self._compressed = False  # a stray continuation belongs to no message
         # After a message that ended together with its stream, a tail would be taken for the beginning of the next one.
         rest = self._inflate(_MESSAGE_TAIL) if self._tail_due else b""
         if self.server_no_context_takeover:

@@ -27,6 +27,14 @@ _LARGE = 4096
 _ONES = tuple(((1 << 32 * n) - 1) // 0xFFFFFFFF for n in range((_SMALL + 8) // 4))
 
 
+def frame_of(message: Message) -> Buffer:
+    """The same as frames_of() for one message."""
+    opcode, payload, _ = message
+    if isinstance(payload, tuple):
+        return b"".join(_fragments(opcode, payload))
+    return _frame(_FIN | opcode, payload, int.from_bytes(os.urandom(4), "little"))
+
+
 def frames_of(messages: Sequence[Message]) -> Buffer:
     """The frames of messages, in their order, with a fresh unpredictable key each (RFC 6455 section 5.3)."""
     frames: list[Buffer] = []

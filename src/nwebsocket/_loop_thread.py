@@ -64,6 +64,7 @@ class LoopThread:
         self._timers: list[Timer] = []  # a heap
         self._timers_changed = Event()  # the first of them is a new one
         self._alive = True
+        self._ident: int | None = None
         self._thread = threading.Thread(target=self._run, name="nwebsocket-loop", daemon=True)
 
     def start(self) -> None:
@@ -75,7 +76,7 @@ class LoopThread:
 
     def is_current(self) -> bool:
         """Whether the caller runs on this loop's thread."""
-        return get_ident() == self._thread.ident
+        return get_ident() == self._ident
 
     def post(self, command: Command) -> bool:
         """Have `command` awaited on the loop thread, after those posted before it. False if the loop has ended.
@@ -145,6 +146,7 @@ class LoopThread:
         return True
 
     def _run(self) -> None:
+        self._ident = get_ident()
         try:
             with self._kernel as kernel:
                 kernel.run(self._main)

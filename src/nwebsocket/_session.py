@@ -34,8 +34,8 @@ from ._keepalive import Keepalive
 from ._loop_thread import Timer
 from ._opening import Opening
 from ._options import Options
-from ._protocol import PeerClose, Protocol
-from ._transport import READ_SIZE, Transport
+from ._protocol import PeerClose, Protocol, Received
+from ._transport import Transport
 from ._url import URL
 from ._writer import Writer
 from .exceptions import (
@@ -52,6 +52,7 @@ LINGER = 1.0
 """Seconds to wait for the server to end the TCP connection once the Close frames are exchanged (RFC 6455 7.1.1)."""
 
 PIECE_BYTES = 4 * 1024
+MAX_PIECE_BYTES = 256 * 1024
 PIECE_MESSAGES = 256
 """What is parsed in one go: at least so many bytes, and more as long as they hold fewer messages than that."""
 
@@ -83,6 +84,7 @@ class Session:
         self.keepalive = Keepalive(options.ping_interval, options.ping_timeout, monotonic())
         self.pings: dict[bytes, list[float]] = {}  # payload -> where ping() waits for the latency
 
+        self._on_loop = options.callbacks == "loop"
         self._piece = PIECE_BYTES  # how many bytes are parsed in one go
 
         self._room: Event | None = None  # while the reader waits for room in the inbox
@@ -234,21 +236,25 @@ class Session:
     # ---- reading
 
     async def _read_loop(self) -> None:
-        assert self._transport is not None
+        transport, bridge = self._transport, self._bridge
+        assert transport is not None
         await self._received(b"")  # frames may have come with the handshake
         while True:
-            await self._wait_for_room()
+            if (bridge.inbox or bridge.outgoing) and self._has_no_room():
+                await self._wait_for_room()
             try:
-                data = await self._transport.receive()
+                data = await transport.receive()
             except OSError as error:
                 self._lost(error)
                 return
             if not data:
                 return
             self.keepalive.heard(monotonic())
-            await self._received_in_pieces(data)
+            if len(data) > self._piece:
+                data = await self._received_but_last_piece(data)
+            await self._received(data)
 
-    async def _received_in_pieces(self, data: bytes) -> None:
+    async def _received_but_last_piece(self, data: bytes) -> bytes:
         """What one read brought may be a hundred thousand messages: between pieces, the bound of the inbox counts,
         and the other connections get their turn.
         """
@@ -257,27 +263,43 @@ class Session:
             end = start + self._piece
             await self._received(data[start:end])
             start = end
-            await self._wait_for_room()
+            if self._has_no_room():
+                await self._wait_for_room()
             await sleep(0)
-        await self._received(data[start:])
+        return data[start:]
 
     def _choose_piece(self, messages: int) -> None:
         """As large as may be for few large messages, small for many small ones."""
         if messages > PIECE_MESSAGES:
             self._piece = max(PIECE_BYTES, self._piece // 2)
-        elif messages <= PIECE_MESSAGES // 8:
-            self._piece = min(READ_SIZE, self._piece * 2)
+        elif messages <= PIECE_MESSAGES // 8 and self._piece < MAX_PIECE_BYTES:
+            self._piece *= 2
 
     async def _received(self, data: bytes) -> None:
-        assert self._protocol is not None
-        assert self._transport is not None
         if self._draining:
             return
+        assert self._protocol is not None
         received = self._protocol.receive(data)
-        self._choose_piece(len(received.messages))
-        if received.messages:
-            self._bridge.deliver(received.messages)
-            self._callbacks.notify()
+        messages = received.messages
+        if len(messages) > PIECE_MESSAGES or self._piece < MAX_PIECE_BYTES:
+            self._choose_piece(len(messages))
+        if messages:
+            bridge = self._bridge
+            bridge.deliver(messages)
+            if self._on_loop:
+                bridge.flushes_later = True
+                self._callbacks.messages_came()
+                bridge.flushes_later = False
+                if bridge.outgoing:
+                    await self._write()
+            elif self._callbacks.hears_messages():
+                self._callbacks.notify()
+        if received.answer or received.pongs or received.close is not None or received.failure is not None:
+            await self._received_more(received)
+
+    async def _received_more(self, received: Received) -> None:
+        """Pongs, a close, a failure, and what must be answered."""
+        assert self._transport is not None
         for payload in received.pongs:
             self._pong(payload)
         if received.close is not None:
@@ -306,7 +328,7 @@ class Session:
 
     async def _wait_for_room(self) -> None:
         """Back-pressure: while the inbox is full, the peer feels it; its silence is then our own doing."""
-        while not self._draining and (self._bridge.stop_reading_if_full() or self._loop_callbacks_write_too_much()):
+        while self._has_no_room():
             self.keepalive.pause()
             self._warn_once_about_full_inbox()
             self._room = Event()
@@ -315,8 +337,13 @@ class Session:
             self.keepalive.resume(monotonic())
             await self._arm()
 
-    def _loop_callbacks_write_too_much(self) -> bool:
-        return self._options.callbacks == "loop" and self._bridge.over_write_limit() and not self._write_failed
+    def _has_no_room(self) -> bool:
+        """Whether the inbox is full, or callbacks on the loop, which may not wait, have sent too much."""
+        if self._draining:
+            return False
+        if self._on_loop and self._bridge.over_write_limit() and not self._write_failed:
+            return True
+        return self._bridge.stop_reading_if_full()
 
     def _warn_once_about_full_inbox(self) -> None:
         if self._full_inbox_told or not self._bridge.reading_stopped:
@@ -342,6 +369,7 @@ class Session:
         self._bridge.flush_posted = False
         if self._serving:
             await self._write()
+            self._bridge.count_again()
 
     async def _write(self) -> None:
         """Write what waits, and see to what is left."""
@@ -360,7 +388,7 @@ class Session:
             await self._writing_failed()
         elif not done:
             await self._wait_to_write()
-        elif self._room is not None and self._options.callbacks == "loop":
+        elif self._room is not None and self._on_loop:
             await self._room.set()
 
     def _say_goodbye(self) -> bool:

@@ -24,7 +24,8 @@ from ._tcp import close_socket, connect_host
 from ._tls import TLS, explain
 from .exceptions import TLSError
 
-READ_SIZE = 256 * 1024  # bytes
+READ_SIZE = 64 * 1024  # bytes; the allocator gives as much without asking the OS, 256 KiB it does not
+READ_SIZE_IN_STREAMS = 256 * 1024  # after a read that was filled
 READS_IN_A_ROW = 8  # without having waited; then the other tasks get a turn
 _LINGER_ZERO = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 _WOULD_BLOCK = (BlockingIOError, InterruptedError)
@@ -67,6 +68,7 @@ class Transport:
         self._tls: TLS | None = None
         self._reads_in_a_row = 0
         self._drained = False  # the last read brought less than it asked for
+        self._read_size = READ_SIZE
 
         # What is to be sent, and is not encrypted yet: a batch first, which may be assigned when nothing is unsent.
         self.batch: Buffer = b""
@@ -104,9 +106,11 @@ class Transport:
         A TLS stream that is cut without close_notify ends, too: WebSocket's Close frame tells a complete stream from a
         cut one. Raises OSError (reset by the peer) and ssl.SSLError.
         """
-        tls = self._tls
-        if tls is None:
+        if self._tls is None:
             return await self._receive_some()
+        return await self._receive_decrypted(self._tls)
+
+    async def _receive_decrypted(self, tls: TLS) -> bytes:
         while (data := self._decrypt(tls)) is None:
             encrypted = await self._receive_some()
             with self.wire:
@@ -135,29 +139,25 @@ class Transport:
         self._flushing = True
         try:
             while self._sending or self._next():
-                if not self._give():
+                nothing: list[int] = []
+                taken, size = self._taken, len(self._sending)
+                if not taken:
+                    taken.extend(map(self._sock.send, (self._sending,)))
+                elif (done := sum(taken)) < size:
+                    taken.extend(map(self._sock.send, (memoryview(self._sending)[done:],)))
+                if sum(taken) < size:
                     return False
+                sent = self._sent_before + size
+                self._sent_before = sent
+                self._sending = b""
+                self._taken = nothing
+                if not self._queued and self._tls is None:
+                    break
             return True
         except _WOULD_BLOCK:
             return False
         finally:
             self._flushing = False
-
-    def _give(self) -> bool:
-        """Give the OS a part of `_sending`; return whether that was all of it."""
-        nothing: list[int] = []
-        sending, taken, size = self._sending, self._taken, len(self._sending)
-        if not taken:
-            taken.extend(map(self._sock.send, (sending,)))
-        elif (done := sum(taken)) < size:
-            taken.extend(map(self._sock.send, (memoryview(sending)[done:],)))
-        if sum(taken) < size:
-            return False
-        sent = self._sent_before + size
-        self._sent_before = sent
-        self._sending = b""
-        self._taken = nothing
-        return True
 
     def _next(self) -> bool:
         """Have the next bytes in `_sending`, which is empty; return whether there are any."""
@@ -191,9 +191,15 @@ class Transport:
         await wait_descriptor_writable(self._descriptor)
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing is left that the OS has not taken yet; to be asked with `wire` held."""
+        return not (self._sending or self.batch or self._queued) and (self._tls is None or not self._tls.has_output)
+
+    @property
     def sent(self) -> int:
         """Bytes the OS has taken so far, as they are on the wire; from any thread."""
-        return self._sent_before + sum(self._taken)
+        taken = self._taken
+        return self._sent_before + sum(taken) if taken else self._sent_before
 
     @property
     def unsent(self) -> int:
@@ -231,21 +237,24 @@ class Transport:
         if self._reads_in_a_row >= READS_IN_A_ROW:  # a peer that never pauses must not starve the other connections
             self._reads_in_a_row = 0
             await sleep(0)
-        while self._drained or (data := self._receive_now()) is None:
+        while True:
+            if not self._drained:
+                try:
+                    data = self._sock.recv(self._read_size)
+                except _WOULD_BLOCK:
+                    pass
+                else:
+                    break
             self._drained = False
             self._reads_in_a_row = 0
             await wait_readable(self._descriptor)
         self._reads_in_a_row += 1
+        size = len(data)
         # Most often less than asked for is all there is: it is cheaper to wait than to ask.
-        self._drained = 0 < len(data) < READ_SIZE
-        self.received += len(data)
+        self._drained = 0 < size < self._read_size
+        self._read_size = READ_SIZE_IN_STREAMS if size >= READ_SIZE else READ_SIZE
+        self.received += size
         return data
-
-    def _receive_now(self) -> bytes | None:
-        try:
-            return self._sock.recv(READ_SIZE)
-        except _WOULD_BLOCK:
-            return None
 
     async def _send_now(self, data: bytes) -> None:
         self.send(data)

@@ -8,9 +8,9 @@ Whoever does holds the transport's `wire`, and never waits for the network.
 
 from __future__ import annotations
 
-from ._bridge import Bridge
+from ._bridge import Bridge, ReadyState
 from ._fast_lane import ENABLED
-from ._framing import frames_of
+from ._framing import frame_of, frames_of
 from ._payload import BINARY, Buffer, Message
 from ._protocol import Protocol
 from ._transport import Transport
@@ -60,19 +60,58 @@ class Writer:
             finally:
                 self._writing = False
 
+    def write_through(self, message: Message) -> bool:
+        """Accept a message and write it, if none is waiting; False if it must be queued, or refused."""
+        frame = frame_of(message)
+        bridge, transport, size = self._bridge, self._transport, message[2]
+        with self.wire:
+            if self._writing or bridge.outgoing or bridge.taken or not transport.idle or self.error is not None:
+                return False
+            if bridge.state is not ReadyState.OPEN or not self._protocol.can_send:
+                return False
+            self._writing = True
+            try:
+                sent = transport.sent
+                # Assignments in a row, which nothing interrupts: the message is accepted and framed, or it is not.
+                transport.batch = frame
+                self._sent_before = sent
+                self._bytes_before = bridge.framed_bytes
+                self._messages_before = bridge.framed_messages
+                bridge.accepted_bytes += size
+                bridge.accepted_messages += 1
+                bridge.framed_bytes += size
+                bridge.framed_messages += 1
+                self._flush()
+            except OSError as error:
+                self.error = error
+            finally:
+                self._writing = False
+        if self.stuck or self.error is not None:
+            bridge.post_flush()
+        return True
+
+    def _flush(self) -> bool:
+        """Have the operating system take the batch; False if it does not take all of it."""
+        if not self._transport.flush():
+            self.stuck = True
+            self._account_for_part()
+            return False
+        self._bridge.has_written(self._bridge.framed_bytes, self._bridge.framed_messages)
+        return True
+
     def close(self) -> None:
         """Write nothing any more, whoever may be about to: the socket will be closed."""
         with self.wire:
             self.error = self.error or BrokenPipeError("the connection has ended")
 
     def _write_batches(self) -> bool:
+        bridge, transport = self._bridge, self._transport
         for _ in range(BATCHES_IN_A_ROW):
-            if not self._transport.flush():
-                self.stuck = True
-                self._account_for_part()
+            if transport.idle and not self._fill():
+                return True
+            if not self._flush():
                 return False
-            self._bridge.has_written(self._bridge.framed_bytes, self._bridge.framed_messages)
-            if not self._fill():
+            if not bridge.outgoing and not bridge.taken:
                 return True
         return False
 
@@ -82,19 +121,22 @@ class Writer:
         taken = bridge.taken or bridge.take()
         if not taken or not self._protocol.can_send:
             return False
-        count = _count(taken)
-        batch = taken[:count]
-        frames = self._frames(batch)
-        sent, messages = transport.sent, bridge.framed_messages + count
-        size = bridge.framed_bytes + sum([message[2] for message in batch])
+        if len(taken) == 1:
+            count, size = 1, taken[0][2]
+            frames = frame_of(taken[0]) if self.any_thread else self._frames(taken)
+        else:
+            count, size = _measure(taken)
+            frames = self._frames(taken[:count])
+        sent = transport.sent
+        framed_bytes, framed_messages = bridge.framed_bytes + size, bridge.framed_messages + count
         # Assignments in a row, which nothing interrupts: a message is either still taken, or framed.
         transport.batch = frames
         del taken[:count]
         self._sent_before = sent
         self._bytes_before = bridge.framed_bytes
         self._messages_before = bridge.framed_messages
-        bridge.framed_bytes = size
-        bridge.framed_messages = messages
+        bridge.framed_bytes = framed_bytes
+        bridge.framed_messages = framed_messages
         return True
 
     def _frames(self, messages: list[Message]) -> Buffer:
@@ -117,11 +159,11 @@ class Writer:
         self._bridge.has_written(min(written, self._bridge.framed_bytes), self._messages_before)
 
 
-def _count(messages: list[Message]) -> int:
-    """How many of the messages go into one batch."""
+def _measure(messages: list[Message]) -> tuple[int, int]:
+    """How many of the messages go into one batch, and the bytes of their payload."""
     size = 0
     for count, message in enumerate(messages[:BATCH_MESSAGES]):
         if size >= BATCH_BYTES:
-            return count
+            return count, size
         size += message[2]
-    return min(len(messages), BATCH_MESSAGES)
+    return min(len(messages), BATCH_MESSAGES), size

@@ -384,9 +384,10 @@ class WebSocket:
         """
         check_timeout(timeout)
         inside: _Inside = self._nwebsocket
-        if not inside.callbacks.has_handler("message"):
+        hears_messages = inside.callbacks.hears_messages
+        if inside.bridge.is_loop_thread() and not hears_messages():
             inside.check_may_wait("recv()", in_callback=True)
-        message = inside.bridge.recv(timeout, lambda: inside.callbacks.has_handler("message"))
+        message = inside.bridge.recv(timeout, hears_messages)
         if message is None:
             raise WaitTimeout(f"no message from {inside.url.href} within {timeout:g} s")
         return message
