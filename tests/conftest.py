@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import peers
 import pytest
 
-from nwebsocket import _loop_thread
+from nwebsocket import _loop
 
 #: How long threads and sockets may take to go after a test has ended (seconds).
 PATIENCE = 2.0
@@ -127,5 +127,5 @@ def nothing_left(log: Log) -> Iterator[None]:
 def _run_loop() -> None:
     """Have the loop thread running, so that its own sockets are not taken for a test's."""
     running = threading.Event()
-    _loop_thread.current().call_later(0, running.set)
+    _loop.current().call_later(0, running.set)
     assert running.wait(peers.LIMIT)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from peers import CLOSE, LIMIT, PING, Frame, Peer, RawServer, close_frame, pong, text
 
-from nwebsocket import ConnectionClosed, WebSocket, _loop_thread
+from nwebsocket import ConnectionClosed, WebSocket, _loop
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
 
@@ -296,7 +296,7 @@ def test_a_signal_handler_that_would_wait_for_what_it_interrupted(echo: str, ins
         locks = {
             "this socket": ws._nwebsocket.bridge.lock,
             "another socket": other._nwebsocket.bridge.lock,
-            "the loop's queue": _loop_thread.current()._lock,
+            "the loop's queue": _loop.current()._lock,
         }
         previous = signal.signal(signal.SIGUSR1, handler)
         try:

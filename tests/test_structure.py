@@ -1,6 +1,8 @@
 """The fences between the files: who may import whom."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import nwebsocket
@@ -42,6 +44,13 @@ def test_curio_is_imported_in_one_place() -> None:
 
 def test_only_the_loop_side_knows_curio() -> None:
     assert importers_of("._curio") == {"_loop_thread", "_session", "_opening", "_transport", "_tcp"}
+
+
+def test_import_nwebsocket_needs_neither_curio_nor_wsproto() -> None:
+    """They come with the first connection: importing them takes far longer than all the rest."""
+    script = "import nwebsocket, sys; print({'curio', 'wsproto', 'h11', 'asyncio'} & sys.modules.keys())"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    assert result.stdout == "set()\n"
 
 
 def test_the_protocol_does_no_input_or_output() -> None:

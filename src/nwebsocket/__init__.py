@@ -8,8 +8,8 @@
 """
 
 from ._bridge import ReadyState
-from ._handshake import Response
 from ._options import Options
+from ._response import Response
 from ._sockets import close_all, open_sockets
 from .close_codes import CloseCode
 from .events import CloseEvent, ErrorEvent, Event, MessageEvent

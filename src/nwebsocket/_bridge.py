@@ -24,13 +24,17 @@ from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
 from sys import getsizeof
+from threading import get_ident
 from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from . import _loop_thread
+from . import _loop
 from ._options import INBOX_BYTES, Options
 from ._payload import Message
 from .exceptions import ConnectionClosed, ConnectionLost, InvalidStateError, Side, WebSocketError
+
+if TYPE_CHECKING:
+    from ._loop_thread import Command, LoopThread
 
 _SLICE = 0.05 if sys.platform == "win32" else None  # seconds; there a lock wait cannot be interrupted by Ctrl-C
 
@@ -110,8 +114,8 @@ class Bridge:
         # What close() asked for; set once. All messages in `_outgoing` go out before it.
         self.close_request: tuple[int | None, str] | None = None
 
-        self._loop = _loop_thread.current()
-        self.is_loop_thread = self._loop.is_current
+        self._loop = _loop.current()
+        self.loop_ident = self._loop.ident
         # Set once, before the connection starts.
         self.session: LoopSide
         # None before the connection is open.
@@ -150,7 +154,7 @@ class Bridge:
         """Begin to connect; `session` is set."""
         self._loop.spawn(self.session.run)
 
-    def post(self, command: _loop_thread.Command) -> None:
+    def post(self, command: Command) -> None:
         """Have the loop thread await `command`."""
         self._loop.post(command)
 
@@ -180,7 +184,7 @@ class Bridge:
         Raises InvalidStateError, ConnectionClosed. The loop thread never waits: there the session stops reading.
         """
         try:
-            if self._send_through(message):
+            if not self.outgoing and self._send_through(message):
                 return
             if self._accept(message):
                 self._see_off(message[2])
@@ -200,7 +204,7 @@ class Bridge:
         come: so a burst costs few system calls.
         """
         writer = self.writer
-        if writer is None or not writer.any_thread or writer.stuck or self.outgoing or self.taken:
+        if writer is None or not writer.any_thread or writer.stuck or self.taken:
             return False
         now = monotonic()
         if now - self._written_at < _PAUSE or _owned(self.lock):  # a signal handler may not wait for the wire: rule 1
@@ -212,7 +216,7 @@ class Bridge:
         with self.lock:
             if self.state is not ReadyState.OPEN:
                 self.require_open("send()")
-            if wanting_room and self._waiting_bytes() >= self._write_limit and not self.is_loop_thread():
+            if wanting_room and self._waiting_bytes() >= self._write_limit and get_ident() != self.loop_ident:
                 return False
             self.outgoing.append(message)
             self.accepted_bytes += message[2]
@@ -235,10 +239,10 @@ class Bridge:
         assert writer is not None
         if writer.stuck:
             return  # the session goes on when the operating system takes more
-        if (len(self.outgoing) >= _BURST or size >= _MUCH) and (writer.any_thread or self.is_loop_thread()):
+        if (len(self.outgoing) >= _BURST or size >= _MUCH) and (writer.any_thread or get_ident() == self.loop_ident):
             self._written_at = monotonic()
             self._write(writer)
-        elif not self.flush_posted and not (self.flushes_later and self.is_loop_thread()):
+        elif not self.flush_posted and not (self.flushes_later and get_ident() == self.loop_ident):
             self.flush_posted = True
             self.post_flush()
 
@@ -515,7 +519,7 @@ class Bridge:
         """Whether the caller, a signal handler, has interrupted its own thread while that held a lock of this."""
         return _owned(self.lock) or (self.writer is not None and _owned(self.writer.wire))
 
-    def loop_ended(self, loop: _loop_thread.LoopThread) -> None:
+    def loop_ended(self, loop: LoopThread) -> None:
         """The loop thread is gone; a session that has not ended by itself never will."""
         if self._loop is loop and self.ending is None:
             error = ConnectionLost("the loop thread has ended")
@@ -579,7 +583,7 @@ def _check_locks() -> None:
     there and wait for a socket, this one or another.
     """
     bridges = [bridge for reference in _bridges.valuerefs() if (bridge := reference()) is not None]
-    if _loop_thread.is_posting() or any(bridge.is_entered() for bridge in bridges):
+    if _loop.is_posting() or any(bridge.is_entered() for bridge in bridges):
         raise WaitsForItself("a signal handler or a finalizer that interrupted a call of a socket cannot wait for one")
 
 

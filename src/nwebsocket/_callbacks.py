@@ -16,7 +16,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
-from . import _loop_thread
+from . import _loop
 from ._bridge import Bridge, ReadyState
 from .events import (
     EVENT_TYPES,
@@ -162,7 +162,7 @@ class Callbacks:
     def _hold(self) -> None:
         if not self._held_notified:
             self._held_notified = True
-            _loop_thread.current().call_later(INIT_PATIENCE, self._warn_if_held)
+            _loop.current().call_later(INIT_PATIENCE, self._warn_if_held)
 
     def _warn_if_held(self) -> None:
         if self._init_depth:
@@ -278,11 +278,11 @@ class Callbacks:
         self.notify()  # a handler set in this very moment is not forgotten
 
     def _notify_loop(self) -> None:
-        if _loop_thread.is_loop_thread() and not self._running:
+        if _loop.is_loop_thread() and not self._running:
             self._run_all()
             self._bridge.wake()
         else:
-            _loop_thread.current().post(self._run_on_loop)
+            _loop.current().post(self._run_on_loop)
 
     async def _run_on_loop(self) -> None:
         if not self._running:
@@ -304,7 +304,7 @@ class Callbacks:
     def is_current(self) -> bool:
         """Whether the caller is one of this socket's handlers."""
         if self._on_loop:
-            return self._running and _loop_thread.is_loop_thread()
+            return self._running and _loop.is_loop_thread()
         return get_ident() == self._thread_ident
 
     def end_unheard(self) -> bool:

@@ -14,6 +14,7 @@ from wsproto.extensions import Extension
 from wsproto.handshake import H11Handshake
 
 from ._deflate import Deflate
+from ._response import Response
 from .exceptions import HandshakeError, InvalidArgument
 
 MAX_HEAD_BYTES = 65_536
@@ -43,25 +44,6 @@ class Request:
     protocols: tuple[str, ...] = ()
     compression: bool = True
     max_size: int | None = 16 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """The server's answer to the opening handshake.
-
-    ``status``   the HTTP status: 101 if the connection was opened
-    ``headers``  all its headers as (name, value) pairs, in order, the names written as the server wrote them
-    """
-
-    status: int
-    headers: list[tuple[str, str]]
-
-    def get(self, name: str, default: str | None = None) -> str | None:
-        """Return the value of the first header called ``name`` (in any case), or ``default`` without one."""
-        return next(iter(self._get_all(name)), default)
-
-    def _get_all(self, name: str) -> list[str]:
-        return [value for key, value in self.headers if key.lower() == name.lower()]
 
 
 class _AsciiHost(str):
@@ -256,7 +238,7 @@ class Opening:
 
     def _all(self, name: str) -> list[str]:
         assert self.response is not None
-        return self.response._get_all(name)
+        return self.response.get_all(name)
 
     def _single(self, name: str) -> str | None:
         values = self._all(name)

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from heapq import heappop, heappush
 from threading import get_ident
 from time import monotonic
@@ -50,7 +49,9 @@ class Timer:
 class LoopThread:
     """A thread that runs one curio kernel and, in it, the commands that other threads post."""
 
-    def __init__(self) -> None:
+    def __init__(self, end_hooks: Sequence[Callable[[LoopThread], None]] = ()) -> None:
+        # Called on the loop thread when it ends, whether stopped or crashed.
+        self._end_hooks = end_hooks
         self._queue = UniversalQueue(withfd=True)
         self._kernel = Kernel()
         # Held while putting, so that nothing is put after the loop has ended. Re-entrant: a signal handler of the main
@@ -64,11 +65,12 @@ class LoopThread:
         self._timers: list[Timer] = []  # a heap
         self._timers_changed = Event()  # the first of them is a new one
         self._alive = True
-        self._ident: int | None = None
+        self.ident: int | None = None
         self._thread = threading.Thread(target=self._run, name="nwebsocket-loop", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+        self.ident = self._thread.ident
 
     @property
     def alive(self) -> bool:
@@ -76,7 +78,7 @@ class LoopThread:
 
     def is_current(self) -> bool:
         """Whether the caller runs on this loop's thread."""
-        return get_ident() == self._ident
+        return get_ident() == self.ident
 
     def post(self, command: Command) -> bool:
         """Have `command` awaited on the loop thread, after those posted before it. False if the loop has ended.
@@ -146,7 +148,7 @@ class LoopThread:
         return True
 
     def _run(self) -> None:
-        self._ident = get_ident()
+        self.ident = get_ident()
         try:
             with self._kernel as kernel:
                 kernel.run(self._main)
@@ -158,7 +160,7 @@ class LoopThread:
                 # curio closes these only when the queue is collected, which a traceback somewhere may put off.
                 self._queue._put_sock.close()
                 self._queue._get_sock.close()
-            for hook in end_hooks:
+            for hook in self._end_hooks:
                 hook(self)
 
     async def _main(self) -> None:
@@ -209,52 +211,3 @@ async def _run_command(command: Command) -> None:
 
 async def _nothing() -> None:
     """A command that only wakes the loop."""
-
-
-# Called on the loop thread when it ends, whether stopped or crashed.
-end_hooks: list[Callable[[LoopThread], None]] = []
-
-_loop: LoopThread | None = None
-_start_lock = threading.Lock()
-
-
-def current() -> LoopThread:
-    """The loop thread of this process, started if need be."""
-    global _loop
-    loop = _loop
-    if loop is not None and loop.alive:
-        return loop
-    with _start_lock:
-        if _loop is None or not _loop.alive:
-            loop = LoopThread()
-            loop.start()
-            _loop = loop
-        return _loop
-
-
-def is_loop_thread() -> bool:
-    """Whether the caller runs on the loop thread."""
-    return _loop is not None and _loop.is_current()
-
-
-def is_posting() -> bool:
-    """Whether the caller has interrupted, on its own thread, a call of post()."""
-    return _loop is not None and _loop._lock._is_owned()  # type: ignore[attr-defined]
-
-
-def stop(timeout: float) -> None:
-    """End the loop thread, if there is one, waiting for it at most `timeout` seconds."""
-    if _loop is not None:
-        _loop.stop(timeout)
-
-
-def _after_fork_in_child() -> None:
-    global _loop, _start_lock
-    _start_lock = threading.Lock()
-    if _loop is not None:
-        _loop.abandon_after_fork()
-        _loop = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -24,7 +24,8 @@ from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opc
 
 from ._deflate import Deflate
 from ._fast_lane import ENABLED, FastLane
-from ._handshake import Opening, Request, Response
+from ._handshake import Opening, Request
+from ._response import Response
 from .close_codes import CloseCode
 from .exceptions import (
     ConnectionClosed,

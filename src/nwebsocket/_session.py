@@ -15,7 +15,7 @@ import logging
 import ssl
 from time import monotonic
 
-from . import _loop_thread
+from . import _loop
 from ._bridge import Bridge, Ending, describe
 from ._callbacks import Callbacks
 from ._curio import (
@@ -29,12 +29,12 @@ from ._curio import (
     sleep,
     spawn,
 )
-from ._handshake import Response
 from ._keepalive import Keepalive
 from ._loop_thread import Timer
 from ._opening import Opening
 from ._options import Options
 from ._protocol import PeerClose, Protocol, Received
+from ._response import Response
 from ._transport import Transport
 from ._url import URL
 from ._writer import Writer
@@ -205,7 +205,7 @@ class Session:
             self._bridge.ended(ending)
         self.pings.clear()
         if ending.error is not None and not listened and not isinstance(ending.error, Cancelled):
-            _loop_thread.current().call_later(LISTENER_PATIENCE, self._warn_if_unheard)
+            _loop.current().call_later(LISTENER_PATIENCE, self._warn_if_unheard)
         self._callbacks.ended()
 
     def _warn_if_unheard(self) -> None:
@@ -366,10 +366,12 @@ class Session:
 
     async def flush(self) -> None:
         """A user thread has accepted messages, or has left some to us (command)."""
-        self._bridge.flush_posted = False
+        bridge, writer = self._bridge, self._writer
+        bridge.flush_posted = False
         if self._serving:
-            await self._write()
-            self._bridge.count_again()
+            if bridge.outgoing or bridge.taken or writer is None or not writer.idle:
+                await self._write()
+            bridge.count_again()
 
     async def _write(self) -> None:
         """Write what waits, and see to what is left."""
@@ -448,7 +450,7 @@ class Session:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = await _loop_thread.current().call_at(due, self._tick)
+        self._timer = await _loop.current().call_at(due, self._tick)
 
     async def _tick(self) -> None:
         """Look whether a deadline has come (timer)."""

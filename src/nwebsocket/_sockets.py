@@ -8,12 +8,13 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import _loop_thread
+from . import _loop
 from .close_codes import check_close
 
 if TYPE_CHECKING:
     from ._bridge import Bridge
     from ._callbacks import Callbacks
+    from ._loop_thread import LoopThread
     from ._session import Session
     from .websocket import WebSocket
 
@@ -68,7 +69,7 @@ def _close_at_exit() -> None:
         inside.bridge.close(1001, "")
     for _, inside in alive:
         inside.wait_settled(max(0.0, deadline - time.monotonic()))
-    _loop_thread.stop(max(0.1, deadline - time.monotonic()))
+    _loop.stop(max(0.1, deadline - time.monotonic()))
 
 
 def _after_fork_in_child() -> None:
@@ -78,12 +79,12 @@ def _after_fork_in_child() -> None:
         inside.session.after_fork_in_child()
 
 
-def _loop_ended(loop: _loop_thread.LoopThread) -> None:
+def _loop_ended(loop: LoopThread) -> None:
     for _, inside in list(_registry.values()):
         inside.bridge.loop_ended(loop)
 
 
 atexit.register(_close_at_exit)
-_loop_thread.end_hooks.append(_loop_ended)
+_loop.end_hooks.append(_loop_ended)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)

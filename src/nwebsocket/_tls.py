@@ -39,6 +39,8 @@ class TLS:
         self._outgoing = ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._failure: ssl.SSLError | None = None
+        self.wants_input = False
+        """Whether all that was fed has been decrypted."""
         # These two are C functions, not methods around them: see `_transport.py` for why no line of Python may run
         # between what they do and the storing of their result.
         self.encrypt: Callable[[memoryview], int] = self._object._sslobj.write  # type: ignore[attr-defined]
@@ -61,6 +63,7 @@ class TLS:
 
     def feed(self, data: bytes) -> None:
         """Take what the peer has sent; b"" is the end of the stream."""
+        self.wants_input = False
         if data:
             self._incoming.write(data)
         else:
@@ -77,7 +80,12 @@ class TLS:
         try:
             while chunk := self._object.read(TLS_RECORD):
                 chunks.append(chunk)
+                # To ask before reading on is cheaper than the exception.
+                if not self._incoming.pending and not self._object.pending():
+                    self.wants_input = True
+                    return b"".join(chunks) if len(chunks) > 1 else chunk
         except ssl.SSLWantReadError:
+            self.wants_input = True
             return b"".join(chunks) or None
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             pass

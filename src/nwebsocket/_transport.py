@@ -111,7 +111,7 @@ class Transport:
         return await self._receive_decrypted(self._tls)
 
     async def _receive_decrypted(self, tls: TLS) -> bytes:
-        while (data := self._decrypt(tls)) is None:
+        while tls.wants_input or (data := self._decrypt(tls)) is None:
             encrypted = await self._receive_some()
             with self.wire:
                 tls.feed(encrypted)

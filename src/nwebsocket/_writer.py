@@ -60,6 +60,12 @@ class Writer:
             finally:
                 self._writing = False
 
+    @property
+    def idle(self) -> bool:
+        """Whether all that was given to the writer has been written, and nothing is wrong."""
+        with self.wire:
+            return self._transport.idle and not self.stuck and self.error is None
+
     def write_through(self, message: Message) -> bool:
         """Accept a message and write it, if none is waiting; False if it must be queued, or refused."""
         frame = frame_of(message)

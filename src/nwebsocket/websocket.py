@@ -11,16 +11,16 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
-from . import _loop_thread, _sockets
+from . import _loop, _sockets
 from ._bridge import Bridge, ReadyState
 from ._callbacks import Callbacks
-from ._handshake import Response
 from ._options import Headers, Options, check_timeout
 from ._payload import message_of
-from ._session import Session
+from ._response import Response
 from ._tls import default_tls_context
 from ._url import URL, parse_protocols, parse_url
 from .close_codes import check_close
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     import ssl as tls
 
     from typing_extensions import Buffer, Self
+
+    from ._session import Session
 
     Data = str | Buffer
 
@@ -74,6 +76,8 @@ class _Inside:
         self.binary_type = "blob"
 
     def start(self, owner: WebSocket, url: URL, protocols: tuple[str, ...], options: Options) -> None:
+        from ._session import Session  # with the first connection: see _loop.py
+
         self.url, self.options = url, options
         if url.secure and options.ssl is None:
             default_tls_context()  # slow the first time: not on the loop thread, where others would feel it
@@ -96,7 +100,7 @@ class _Inside:
 
     def check_may_wait(self, what: str, *, in_callback: bool) -> None:
         """Raise RuntimeError where waiting would be waiting for oneself."""
-        if _loop_thread.is_loop_thread():
+        if _loop.is_loop_thread():
             raise RuntimeError(f"{what} would block the loop thread, which all connections share")
         if not in_callback and self.callbacks.is_current():
             raise RuntimeError(f"{what} in a callback of the same socket would wait for that very callback to return")
@@ -382,12 +386,13 @@ class WebSocket:
         Raises WaitTimeout after `timeout` seconds, ConnectionClosed also if the connection could not be opened (its
         ``__cause__`` says why), and RuntimeError while messages go to a handler, or on the loop thread.
         """
-        check_timeout(timeout)
+        if timeout is not None:
+            check_timeout(timeout)
         inside: _Inside = self._nwebsocket
-        hears_messages = inside.callbacks.hears_messages
-        if inside.bridge.is_loop_thread() and not hears_messages():
+        bridge, hears_messages = inside.bridge, inside.callbacks.hears_messages
+        if get_ident() == bridge.loop_ident and not hears_messages():
             inside.check_may_wait("recv()", in_callback=True)
-        message = inside.bridge.recv(timeout, hears_messages)
+        message = bridge.recv(timeout, hears_messages)
         if message is None:
             raise WaitTimeout(f"no message from {inside.url.href} within {timeout:g} s")
         return message
@@ -459,7 +464,7 @@ class WebSocket:
     ) -> None:
         self.close()
         inside: _Inside = self._nwebsocket
-        if not inside.callbacks.is_current() and not _loop_thread.is_loop_thread():
+        if not inside.callbacks.is_current() and not _loop.is_loop_thread():
             self.wait_closed()
 
     def __repr__(self) -> str:
