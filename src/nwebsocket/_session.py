@@ -284,18 +284,29 @@ class Session:
         if len(messages) > PIECE_MESSAGES or self._piece < MAX_PIECE_BYTES:
             self._choose_piece(len(messages))
         if messages:
-            bridge = self._bridge
-            bridge.deliver(messages)
             if self._on_loop:
-                bridge.flushes_later = True
-                self._callbacks.messages_came()
-                bridge.flushes_later = False
-                if bridge.outgoing:
+                self._deliver_on_loop(messages)
+                if self._bridge.outgoing:
                     await self._write()
-            elif self._callbacks.hears_messages():
-                self._callbacks.notify()
+            else:
+                self._bridge.deliver(messages)
+                if self._callbacks.hears_messages():
+                    self._callbacks.notify()
         if received.answer or received.pongs or received.close is not None or received.failure is not None:
             await self._received_more(received)
+
+    def _deliver_on_loop(self, messages: list[str | bytes]) -> None:
+        """Have the handlers run here and now; what they send without a pause is written after that."""
+        bridge = self._bridge
+        bridge.flushes_later = True
+        if not bridge.inbox:
+            bridge.messages_received += len(messages)
+            messages = self._callbacks.run_at_once(messages)
+            bridge.messages_received -= len(messages)
+        if messages:
+            bridge.deliver(messages)
+            self._callbacks.notify()
+        bridge.flushes_later = False
 
     async def _received_more(self, received: Received) -> None:
         """Pongs, a close, a failure, and what must be answered."""

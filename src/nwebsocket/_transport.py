@@ -138,6 +138,9 @@ class Transport:
             return False  # by this very thread, which a finalizer or a signal handler has interrupted
         self._flushing = True
         try:
+            if self._tls is None and self.batch and not self._sending:  # _next() without the call
+                self._sending = self.batch
+                self.batch = b""
             while self._sending or self._next():
                 nothing: list[int] = []
                 taken, size = self._taken, len(self._sending)
@@ -171,7 +174,7 @@ class Transport:
             self.batch = b""
         else:
             self._encrypt(self._tls)
-        return len(self._sending) > 0
+        return bool(self._sending)
 
     def _encrypt(self, tls: TLS) -> None:
         while self.batch:

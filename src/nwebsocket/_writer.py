@@ -15,6 +15,8 @@ from ._payload import BINARY, Buffer, Message
 from ._protocol import Protocol
 from ._transport import Transport
 
+_OPEN = ReadyState.OPEN
+
 BATCH_BYTES = 256 * 1024
 BATCH_MESSAGES = 256
 """What is framed and given to the operating system in one go; a bound keeps bufferedAmount a live figure."""
@@ -73,7 +75,7 @@ class Writer:
         with self.wire:
             if self._writing or bridge.outgoing or bridge.taken or not transport.idle or self.error is not None:
                 return False
-            if bridge.state is not ReadyState.OPEN or not self._protocol.can_send:
+            if bridge.state is not _OPEN or not self._protocol.can_send:
                 return False
             self._writing = True
             try:
