@@ -88,7 +88,7 @@ def _large_frame(first: int, payload: bytes, key: int) -> Buffer:
         head = bytes((first, _MASKED | 127)) + size.to_bytes(8, "big") + mask
     numpy = _numpy() if size >= _LARGE else None
     if numpy is None:
-        return head + XorMaskerSimple(mask).process(bytearray(payload))
+        return head + XorMaskerSimple(mask).process(payload)  # type: ignore[arg-type]  # it copies, whatever it gets
     return _masked_by_numpy(numpy, head, payload, mask)
 
 

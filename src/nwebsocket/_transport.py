@@ -24,7 +24,7 @@ from ._tcp import close_socket, connect_host
 from ._tls import TLS, explain
 from .exceptions import TLSError
 
-READ_SIZE = 64 * 1024  # bytes; the allocator gives as much without asking the OS, 256 KiB it does not
+READ_SIZE = 120 * 1024  # bytes; from 128 KiB on, malloc() maps fresh pages for each read
 READ_SIZE_IN_STREAMS = 256 * 1024  # after a read that was filled
 READS_IN_A_ROW = 8  # without having waited; then the other tasks get a turn
 _LINGER_ZERO = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
