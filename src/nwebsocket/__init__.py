@@ -2,9 +2,11 @@
 
     USER THREADS                  LOOP THREAD: one curio kernel
     websocket.py --commands--> _bridge.py --> _session.py --> _protocol.py --bytes--> _transport.py --> server
-                             (UniversalQueue)                  (wsproto)               (TCP, TLS)
+         |                   (UniversalQueue)                 (wsproto)               (TCP, TLS)
+         `----messages----> _writer.py --> _framing.py --frames--> _transport.py --> server      (on either thread)
     CALLBACK THREADS
     _callbacks.py <--events--- _bridge.py <-- _session.py <-- _protocol.py <--bytes-- _transport.py <-- server
+                                                              (_fast_lane.py)
 """
 
 from ._bridge import ReadyState

@@ -17,9 +17,7 @@ Rules that keep this file right:
 
 from __future__ import annotations
 
-import sys
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
@@ -28,7 +26,7 @@ from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from . import _loop
+from . import _loop, _waiting
 from ._options import INBOX_BYTES, Options
 from ._payload import Message
 from .exceptions import ConnectionClosed, ConnectionLost, InvalidStateError, Side, WebSocketError
@@ -36,12 +34,8 @@ from .exceptions import ConnectionClosed, ConnectionLost, InvalidStateError, Sid
 if TYPE_CHECKING:
     from ._loop_thread import Command, LoopThread
 
-_SLICE = 0.05 if sys.platform == "win32" else None  # seconds; there a lock wait cannot be interrupted by Ctrl-C
-
-
 MESSAGE_OVERHEAD = 128
 """Bytes of memory that a message waiting to be sent takes beside its payload, roughly."""
-
 
 _PAUSE = 40e-6
 """Seconds since the last write began after which the next message is written at once."""
@@ -49,13 +43,6 @@ _PAUSE = 40e-6
 _BURST = 256
 _MUCH = 64 * 1024
 """Messages, and bytes of one, that the sender writes itself."""
-
-_MOMENT = 0.05
-"""Seconds to wait before looking whether this is a wait that could never end."""
-
-
-class WaitsForItself(RuntimeError):
-    """The wait would be for what the waiting thread itself was interrupted in."""
 
 
 class ReadyState(IntEnum):
@@ -97,15 +84,12 @@ class LoopSide(Protocol):
     async def start_closing(self) -> None: ...
 
 
-_bridges: weakref.WeakValueDictionary[int, Bridge] = weakref.WeakValueDictionary()
-
-
 class Bridge:
     """The shared part of one connection."""
 
     def __init__(self, options: Options) -> None:
         self.lock = threading.RLock()
-        _bridges[id(self)] = self
+        _waiting.watch(self)
         self.state = ReadyState.CONNECTING
         self.ending: Ending | None = None
         self.was_open = False
@@ -136,7 +120,7 @@ class Bridge:
         self._written_bytes = self._written_messages = 0
         self._written_at = 0.0  # when send() wrote last itself; monotonic clock
         self._write_limit = options.write_limit
-        # Those in send() who wait until half of the limit is free again.
+        # Those who wait in send() until they are below the limit again.
         self._senders: list[threading.Lock] = []
 
         # -- from the server
@@ -207,7 +191,7 @@ class Bridge:
         if writer is None or not writer.any_thread or writer.stuck or self.taken:
             return False
         now = monotonic()
-        if now - self._written_at < _PAUSE or _owned(self.lock):  # a signal handler may not wait for the wire: rule 1
+        if now - self._written_at < _PAUSE or _waiting.owned(self.lock):  # the latter in a signal handler: rule 1
             return False
         self._written_at = now
         return writer.write_through(message)
@@ -253,7 +237,7 @@ class Bridge:
             self._write(writer)
 
     def _write(self, writer: WritingSide) -> None:
-        if _owned(self.lock):  # this is a signal handler: to wait for the wire now would break rule 1
+        if _waiting.owned(self.lock):  # this is a signal handler: to wait for the wire now would break rule 1
             self.post_flush()
             return
         try:
@@ -268,11 +252,11 @@ class Bridge:
         """Wait until send() may go on; False if it must go on without room, because waiting would be for itself."""
         try:
             return self._wait_until(self._has_room_to_send, None, self._senders)
-        except WaitsForItself:
+        except _waiting.WaitsForItself:
             return False
 
     def _has_room_to_send(self) -> bool:
-        return self.state is not ReadyState.OPEN or self._waiting_bytes() <= self._write_limit // 2
+        return self.state is not ReadyState.OPEN or not self.over_write_limit()
 
     def close(self, code: int | None, reason: str) -> None:
         """Ask for the closing handshake, after the messages accepted so far; a second call does nothing."""
@@ -343,7 +327,7 @@ class Bridge:
                     raise self.closed_error()
                 if not woken:
                     return None
-                waiter = _enlist(self._waiters)
+                waiter = _waiting.enlist(self._waiters)
                 if self.inbox:  # see deliver()
                     self._waiters.remove(waiter)
                     return self.take_message()
@@ -376,7 +360,7 @@ class Bridge:
                     return True
                 if not woken:
                     return False
-                waiter = _enlist(waiters)
+                waiter = _waiting.enlist(waiters)
                 if ready():  # what is not changed under the lock may have been changed before we were enlisted
                     waiters.remove(waiter)
                     return True
@@ -386,7 +370,7 @@ class Bridge:
         """Wait for somebody to release `waiter`; False at the deadline. It is not among `waiters` any more then."""
         woken = False
         try:
-            woken = _acquire(waiter, deadline)
+            woken = _waiting.acquire(waiter, deadline)
         finally:
             if not woken:
                 with self.lock:
@@ -402,7 +386,7 @@ class Bridge:
     def _wake(self) -> None:
         for waiters in (self._waiters, self._senders):
             if waiters:
-                _release(waiters)
+                _waiting.release(waiters)
 
     # ---- whoever holds the wire
 
@@ -434,7 +418,7 @@ class Bridge:
         if self._senders:
             with self.lock:
                 if self._has_room_to_send():
-                    _release(self._senders)
+                    _waiting.release(self._senders)
 
     # ---- loop thread
 
@@ -462,7 +446,7 @@ class Bridge:
         inbox.extend(messages)
         if self._waiters:  # the lock is not needed to look: who enlists looks at the inbox after that
             with self.lock:
-                _release(self._waiters)
+                _waiting.release(self._waiters)
 
     def stop_reading_if_full(self) -> bool:
         """Whether the inbox is full; if so, the session will hear resume_reading()."""
@@ -517,7 +501,7 @@ class Bridge:
 
     def is_entered(self) -> bool:
         """Whether the caller, a signal handler, has interrupted its own thread while that held a lock of this."""
-        return _owned(self.lock) or (self.writer is not None and _owned(self.writer.wire))
+        return _waiting.owned(self.lock) or (self.writer is not None and _waiting.owned(self.writer.wire))
 
     def loop_ended(self, loop: LoopThread) -> None:
         """The loop thread is gone; a session that has not ended by itself never will."""
@@ -543,49 +527,3 @@ def describe(ending: Ending) -> str:
         return f"{ending.code}, {ending.error}"
     by = f" by the {ending.closed_first}" if ending.closed_first else ""
     return f"{ending.code}{f' {ending.reason!r}' if ending.reason else ''}, closed{by}"
-
-
-def _enlist(waiters: list[threading.Lock]) -> threading.Lock:
-    """A lock for one to wait for, among those that _release() releases; with the bridge's lock held."""
-    waiter = threading.Lock()
-    waiter.acquire()
-    waiters.append(waiter)
-    return waiter
-
-
-def _release(waiters: list[threading.Lock]) -> None:
-    """Wake all of them; with the lock held."""
-    while waiters:
-        waiters.pop().release()
-
-
-def _acquire(waiter: threading.Lock, deadline: float | None) -> bool:
-    """Acquire `waiter`, which somebody else will release; False at `deadline`. Ctrl-C interrupts it.
-
-    Raises WaitsForItself, after a moment.
-    """
-    limit: float | None = _MOMENT
-    while True:
-        left = None if deadline is None else deadline - monotonic()
-        if left is not None and left <= 0:
-            return waiter.acquire(blocking=False)
-        timeout = min((t for t in (left, limit) if t is not None), default=-1.0)
-        if waiter.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
-            return True
-        _check_locks()
-        limit = _SLICE
-
-
-def _check_locks() -> None:
-    """Raise WaitsForItself if this thread, about to wait, holds a lock that the loop thread needs to go on.
-
-    No code of this library waits while it holds one, but a signal handler or a finalizer of the user's may interrupt it
-    there and wait for a socket, this one or another.
-    """
-    bridges = [bridge for reference in _bridges.valuerefs() if (bridge := reference()) is not None]
-    if _loop.is_posting() or any(bridge.is_entered() for bridge in bridges):
-        raise WaitsForItself("a signal handler or a finalizer that interrupted a call of a socket cannot wait for one")
-
-
-def _owned(lock: threading.RLock) -> bool:
-    return lock._is_owned()  # type: ignore[attr-defined, no-any-return]

@@ -236,11 +236,12 @@ class Session:
     # ---- reading
 
     async def _read_loop(self) -> None:
-        transport, bridge = self._transport, self._bridge
+        transport, bridge, writer = self._transport, self._bridge, self._writer
         assert transport is not None
+        assert writer is not None
         await self._received(b"")  # frames may have come with the handshake
         while True:
-            if (bridge.inbox or bridge.outgoing) and self._has_no_room():
+            if (bridge.inbox or bridge.outgoing or writer.stuck) and self._has_no_room():
                 await self._wait_for_room()
             try:
                 data = await transport.receive()

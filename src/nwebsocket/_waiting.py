@@ -1,0 +1,84 @@
+"""How a user's thread waits for the loop thread: for a lock of its own, which is released to wake it.
+
+Never for longer than makes sense: Ctrl-C interrupts it, and a wait for what the waiting thread itself was interrupted
+in, which would never end, is found out.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from time import monotonic
+from typing import Protocol
+
+from . import _loop
+
+_SLICE = 0.05 if sys.platform == "win32" else None  # seconds; there a lock wait cannot be interrupted by Ctrl-C
+
+_MOMENT = 0.05
+"""Seconds to wait before looking whether this is a wait that could never end."""
+
+
+class WaitsForItself(RuntimeError):
+    """The wait would be for what the waiting thread itself was interrupted in."""
+
+
+class Holder(Protocol):
+    """Something with locks that the loop thread needs to go on."""
+
+    def is_entered(self) -> bool: ...
+
+
+_watched: weakref.WeakValueDictionary[int, Holder] = weakref.WeakValueDictionary()
+
+
+def watch(holder: Holder) -> None:
+    """Know `holder` as long as it exists."""
+    _watched[id(holder)] = holder
+
+
+def enlist(waiters: list[threading.Lock]) -> threading.Lock:
+    """A lock for one to wait for, among those that release() releases; with the bridge's lock held."""
+    waiter = threading.Lock()
+    waiter.acquire()
+    waiters.append(waiter)
+    return waiter
+
+
+def release(waiters: list[threading.Lock]) -> None:
+    """Wake all of them; with the lock held."""
+    while waiters:
+        waiters.pop().release()
+
+
+def acquire(waiter: threading.Lock, deadline: float | None) -> bool:
+    """Acquire `waiter`, which somebody else will release; False at `deadline`. Ctrl-C interrupts it.
+
+    Raises WaitsForItself, after a moment.
+    """
+    limit: float | None = _MOMENT
+    while True:
+        left = None if deadline is None else deadline - monotonic()
+        if left is not None and left <= 0:
+            return waiter.acquire(blocking=False)
+        timeout = min((t for t in (left, limit) if t is not None), default=-1.0)
+        if waiter.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
+            return True
+        _check_locks()
+        limit = _SLICE
+
+
+def _check_locks() -> None:
+    """Raise WaitsForItself if this thread, about to wait, holds a lock that the loop thread needs to go on.
+
+    No code of this library waits while it holds one, but a signal handler or a finalizer of the user's may interrupt it
+    there and wait for a socket, this one or another.
+    """
+    watched = [holder for reference in _watched.valuerefs() if (holder := reference()) is not None]
+    if _loop.is_posting() or any(holder.is_entered() for holder in watched):
+        raise WaitsForItself("a signal handler or a finalizer that interrupted a call of a socket cannot wait for one")
+
+
+def owned(lock: threading.RLock) -> bool:
+    return lock._is_owned()  # type: ignore[attr-defined, no-any-return]
