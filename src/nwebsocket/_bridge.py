@@ -313,7 +313,7 @@ class Bridge:
 
         Raises closed_error() when there will be no more, RuntimeError when messages are `taken()` by a handler.
         """
-        if not self.inbox:
+        if self.outgoing and not self.inbox:
             self.write_now()
         deadline = None if timeout is None else monotonic() + timeout
         woken = True
@@ -352,7 +352,8 @@ class Bridge:
         return self._wait_until(ready, deadline, self._waiters)
 
     def _wait_until(self, ready: Callable[[], object], deadline: float | None, waiters: list[threading.Lock]) -> bool:
-        self.write_now()
+        if self.outgoing:
+            self.write_now()
         woken = True
         while True:
             with self.lock:

@@ -239,21 +239,24 @@ class Session:
         transport, bridge, writer = self._transport, self._bridge, self._writer
         assert transport is not None
         assert writer is not None
-        await self._received(b"")  # frames may have come with the handshake
+        receive = transport.receive
+        data = b""  # frames may have come with the handshake
         while True:
+            if len(data) > self._piece:
+                data = await self._received_but_last_piece(data)
+            more = self._received(data)
+            if more is not None:
+                await self._see_to(more)
             if (bridge.inbox or bridge.outgoing or writer.stuck) and self._has_no_room():
                 await self._wait_for_room()
             try:
-                data = await transport.receive()
+                data = await receive()
             except OSError as error:
                 self._lost(error)
                 return
             if not data:
                 return
             self.keepalive.heard(monotonic())
-            if len(data) > self._piece:
-                data = await self._received_but_last_piece(data)
-            await self._received(data)
 
     async def _received_but_last_piece(self, data: bytes) -> bytes:
         """What one read brought may be a hundred thousand messages: between pieces, the bound of the inbox counts,
@@ -262,7 +265,9 @@ class Session:
         start = 0
         while len(data) - start > self._piece:
             end = start + self._piece
-            await self._received(data[start:end])
+            more = self._received(data[start:end])
+            if more is not None:
+                await self._see_to(more)
             start = end
             if self._has_no_room():
                 await self._wait_for_room()
@@ -276,25 +281,26 @@ class Session:
         elif messages <= PIECE_MESSAGES // 8 and self._piece < MAX_PIECE_BYTES:
             self._piece *= 2
 
-    async def _received(self, data: bytes) -> None:
+    def _received(self, data: bytes) -> Received | None:
+        """Deliver the messages in `data`; return what has come if there is more to be seen to."""
         if self._draining:
-            return
+            return None
         assert self._protocol is not None
         received = self._protocol.receive(data)
         messages = received.messages
         if len(messages) > PIECE_MESSAGES or self._piece < MAX_PIECE_BYTES:
             self._choose_piece(len(messages))
-        if messages:
-            if self._on_loop:
-                self._deliver_on_loop(messages)
-                if self._bridge.outgoing:
-                    await self._write()
-            else:
-                self._bridge.deliver(messages)
-                if self._callbacks.hears_messages():
-                    self._callbacks.notify()
+        if messages and self._on_loop:
+            self._deliver_on_loop(messages)
+            if self._bridge.outgoing:
+                return received
+        elif messages:
+            self._bridge.deliver(messages)
+            if self._callbacks.hears_messages():
+                self._callbacks.notify()
         if received.answer or received.pongs or received.close is not None or received.failure is not None:
-            await self._received_more(received)
+            return received
+        return None
 
     def _deliver_on_loop(self, messages: list[str | bytes]) -> None:
         """Have the handlers run here and now; what they send without a pause is written after that."""
@@ -309,8 +315,8 @@ class Session:
             self._callbacks.notify()
         bridge.flushes_later = False
 
-    async def _received_more(self, received: Received) -> None:
-        """Pongs, a close, a failure, and what must be answered."""
+    async def _see_to(self, received: Received) -> None:
+        """Pongs, a close, a failure, what must be answered, and what handlers on the loop have sent."""
         assert self._transport is not None
         for payload in received.pongs:
             self._pong(payload)
@@ -323,7 +329,7 @@ class Session:
             self._transport.send(received.answer)
         if received.close is not None or received.failure is not None:
             await self._drain()
-        elif received.answer:
+        else:
             await self._write()
 
     def _closed_by_peer(self, close: PeerClose) -> None:

@@ -14,8 +14,9 @@ import ssl
 import struct
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 from ._curio import Descriptor, sleep, wait_readable
 from ._curio import wait_writable as wait_descriptor_writable
@@ -100,17 +101,18 @@ class Transport:
             raise TLSError(explain(error, host, port, tls)) from error
         self._tls = tls
 
-    async def receive(self) -> bytes:
-        """Wait for data and return what has come, decrypted, about 256 KiB at most; b"" at the end of the stream.
+    @property
+    def receive(self) -> Callable[[], Coroutine[Any, Any, bytes]]:
+        """Waits for data and returns what has come, decrypted, about 256 KiB at most; b"" at the end of the stream.
 
         A TLS stream that is cut without close_notify ends, too: WebSocket's Close frame tells a complete stream from a
         cut one. Raises OSError (reset by the peer) and ssl.SSLError.
         """
-        if self._tls is None:
-            return await self._receive_some()
-        return await self._receive_decrypted(self._tls)
+        return self._receive_some if self._tls is None else self._receive_decrypted
 
-    async def _receive_decrypted(self, tls: TLS) -> bytes:
+    async def _receive_decrypted(self) -> bytes:
+        tls = self._tls
+        assert tls is not None
         while tls.wants_input or (data := self._decrypt(tls)) is None:
             encrypted = await self._receive_some()
             with self.wire:

@@ -57,16 +57,17 @@ def acquire(waiter: threading.Lock, deadline: float | None) -> bool:
 
     Raises WaitsForItself, after a moment.
     """
-    limit: float | None = _MOMENT
+    first = _MOMENT if deadline is None else min(_MOMENT, max(0.0, deadline - monotonic()))
+    if waiter.acquire(timeout=first):
+        return True
     while True:
         left = None if deadline is None else deadline - monotonic()
         if left is not None and left <= 0:
             return waiter.acquire(blocking=False)
-        timeout = min((t for t in (left, limit) if t is not None), default=-1.0)
+        _check_locks()
+        timeout = min((t for t in (left, _SLICE) if t is not None), default=-1.0)
         if waiter.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
             return True
-        _check_locks()
-        limit = _SLICE
 
 
 def _check_locks() -> None:
