@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from peers import CLOSE, LIMIT, PING, Frame, Peer, RawServer, close_frame, pong, text
+from peers import CLOSE, LIMIT, PING, Authority, Frame, Peer, RawServer, close_frame, pong, text
 
 from nwebsocket import ConnectionClosed, WebSocket, _loop
 
@@ -68,9 +68,19 @@ def collector() -> Collector:
 
 
 @pytest.fixture
-def ws(collector: Collector) -> Iterator[WebSocket]:
+def tls() -> bool:
+    """Whether `ws` is over TLS; a test may say otherwise."""
+    return False
+
+
+@pytest.fixture
+def ws(collector: Collector, ca: Authority, tls: bool) -> Iterator[WebSocket]:
     """An open connection to the collector, which still works after the test unless the test has closed it."""
-    with RawServer(collector) as server, WebSocket(server.url, write_limit=2**20, compression=None) as ws:
+    contexts = {"server": ca.server(), "client": ca.client()} if tls else {"server": None, "client": None}
+    with (
+        RawServer(collector, ssl=contexts["server"]) as server,
+        WebSocket(server.url, ssl=contexts["client"], write_limit=2**20, compression=None) as ws,
+    ):
         yield ws
         if ws.readyState == WebSocket.OPEN:
             check_works(ws)
@@ -215,10 +225,11 @@ def no_collection() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("seconds", [0.5, pytest.param(5.0, marks=pytest.mark.slow)], ids=["short", "long"])
 @pytest.mark.parametrize("size", [8, 5000], ids=["small", "large"])
 def test_interrupted_sends_lose_and_double_nothing(
-    ws: WebSocket, collector: Collector, seconds: float, size: int
+    ws: WebSocket, collector: Collector, seconds: float, size: int, tls: bool
 ) -> None:
     barrage, padding = Barrage(), "x" * size
     returned = []
@@ -236,6 +247,70 @@ def test_interrupted_sends_lose_and_double_nothing(
     arrived = collector.starting("a")
     assert arrived == sorted(set(arrived))
     assert set(returned) <= set(arrived)
+    assert ws.bufferedAmount == 0
+
+
+def commands_done() -> None:
+    """Wait until the loop thread has seen to all that was posted."""
+    done = threading.Event()
+
+    async def command() -> None:
+        done.set()
+
+    for _ in range(3):  # a command may post another one
+        done.clear()
+        _loop.current().post(command)
+        assert done.wait(LIMIT)
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_an_interrupted_send_needs_no_other_one_to_get_through(ws: WebSocket, collector: Collector, tls: bool) -> None:
+    barrage, deadline, interrupted = Barrage(), time.monotonic() + 1.0, 0
+    with alarm(barrage, 0.0005, 0.0005):
+        while time.monotonic() < deadline:
+            before = ws.stats.messages_sent
+            if not barrage.attempt(ws.send, f"a{interrupted}"):
+                interrupted += 1
+                commands_done()
+                assert ws.bufferedAmount == 0
+                assert ws.stats.messages_sent - before in (0, 1)
+    assert interrupted > 20
+
+
+class Interrupting(list[bytes]):
+    """A list in whose use a signal handler raises."""
+
+    def extend(self, items: Any) -> None:
+        super().extend(items)
+        raise Interruption
+
+
+@pytest.mark.parametrize("tls", [True], ids=["tls"])
+def test_a_send_interrupted_after_encryption_is_sent_by_the_loop(ws: WebSocket, collector: Collector) -> None:
+    transport = ws._nwebsocket.session._transport
+    transport._output = Interrupting()
+    with pytest.raises(Interruption):
+        ws.send("a1")
+    transport._output = list(transport._output)
+    commands_done()
+    assert transport.idle
+    assert ws.bufferedAmount == 0
+    check_works(ws)
+    assert collector.received == ["a1"]
+
+
+def test_a_send_interrupted_before_it_was_counted_is_counted_by_the_loop(ws: WebSocket) -> None:
+    bridge = ws._nwebsocket.bridge
+
+    def has_written(*_: int) -> None:
+        del bridge.has_written
+        raise Interruption
+
+    bridge.has_written = has_written
+    with pytest.raises(Interruption):
+        ws.send("a1")
+    commands_done()
     assert ws.bufferedAmount == 0
 
 

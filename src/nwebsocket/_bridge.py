@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 MESSAGE_OVERHEAD = 128
 """Bytes of memory that a message waiting to be sent takes beside its payload, roughly."""
 
-_PAUSE = 40e-6
-"""Seconds since the last write began after which the next message is written at once."""
+_PAUSE = 20e-6
+"""Seconds since the last write of a sender after which the next message is written at once."""
 
 _BURST = 256
 _MUCH = 64 * 1024
@@ -190,11 +190,11 @@ class Bridge:
         writer = self.writer
         if writer is None or not writer.any_thread or writer.stuck or self.taken:
             return False
-        now = monotonic()
-        if now - self._written_at < _PAUSE or _waiting.owned(self.lock):  # the latter in a signal handler: rule 1
+        if monotonic() - self._written_at < _PAUSE or _waiting.owned(self.lock):  # then in a signal handler: rule 1
             return False
-        self._written_at = now
-        return writer.write_through(message)
+        done = writer.write_through(message)
+        self._written_at = monotonic()
+        return done
 
     def _accept(self, message: Message, *, wanting_room: bool = True) -> bool:
         with self.lock:
@@ -224,8 +224,8 @@ class Bridge:
         if writer.stuck:
             return  # the session goes on when the operating system takes more
         if (len(self.outgoing) >= _BURST or size >= _MUCH) and (writer.any_thread or get_ident() == self.loop_ident):
-            self._written_at = monotonic()
             self._write(writer)
+            self._written_at = monotonic()
         elif not self.flush_posted and not (self.flushes_later and get_ident() == self.loop_ident):
             self.flush_posted = True
             self.post_flush()
@@ -406,7 +406,7 @@ class Bridge:
         return bool(self.outgoing or self.taken)
 
     def count_again(self) -> None:
-        """Put right what interrupted calls of send() have left uncounted, if everything accepted is framed."""
+        """Count what was accepted anew, if all of it is framed: an interrupted send() may have left it uncounted."""
         with self.lock:
             if not self.has_outgoing():
                 self.accepted_bytes = self.framed_bytes

@@ -9,13 +9,13 @@ thread may take it. Pure. What is masked how was measured:
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from wsproto.frame_protocol import XorMaskerSimple
 
+from ._numpy import load_numpy
 from ._payload import Buffer, Message
 
 _CONTINUATION = 0x0
@@ -86,7 +86,7 @@ def _large_frame(first: int, payload: bytes, key: int) -> Buffer:
         head = bytes((first, _MASKED | 126)) + size.to_bytes(2, "big") + mask
     else:
         head = bytes((first, _MASKED | 127)) + size.to_bytes(8, "big") + mask
-    numpy = _numpy() if size >= _LARGE else None
+    numpy = load_numpy() if size >= _LARGE else None
     if numpy is None:
         return head + XorMaskerSimple(mask).process(payload)  # type: ignore[arg-type]  # it copies, whatever it gets
     return _masked_by_numpy(numpy, head, payload, mask)
@@ -103,13 +103,3 @@ def _masked_by_numpy(numpy: Any, head: bytes, payload: bytes, mask: bytes) -> me
     for index in range(whole, len(payload)):
         view[len(head) + index] = payload[index] ^ mask[index & 3]
     return view
-
-
-@functools.cache
-def _numpy() -> Any:
-    """NumPy, imported with the first large payload; None if it is not installed."""
-    try:
-        import numpy
-    except ImportError:
-        return None
-    return numpy

@@ -387,9 +387,10 @@ class Session:
         bridge, writer = self._bridge, self._writer
         bridge.flush_posted = False
         if self._serving:
-            if bridge.outgoing or bridge.taken or writer is None or not writer.idle:
+            assert writer is not None
+            if bridge.outgoing or bridge.taken or not writer.idle:
                 await self._write()
-            bridge.count_again()
+            writer.count_again()
 
     async def _write(self) -> None:
         """Write what waits, and see to what is left."""

@@ -36,8 +36,9 @@ class TLS:
 
     def __init__(self, context: ssl.SSLContext, host: str) -> None:
         self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self.outgoing = ssl.MemoryBIO()
+        """The bytes that must go to the peer."""
+        self._object = context.wrap_bio(self._incoming, self.outgoing, server_hostname=host)
         self._failure: ssl.SSLError | None = None
         self.wants_input = False
         """Whether all that was fed has been decrypted."""
@@ -45,13 +46,13 @@ class TLS:
         # between what they do and the storing of their result.
         self.encrypt: Callable[[memoryview], int] = self._object._sslobj.write  # type: ignore[attr-defined]
         """Encrypt some of the bytes given, and return how many."""
-        self.take_output: Callable[[int], bytes] = self._outgoing.read
+        self.take_output: Callable[[int], bytes] = self.outgoing.read
         """Return at most so many of the bytes that must go to the peer; all with -1."""
 
     @property
     def has_output(self) -> bool:
         """Whether there are bytes that must go to the peer."""
-        return self._outgoing.pending > 0
+        return self.outgoing.pending > 0
 
     def handshake(self) -> bool:
         """Go on with the handshake; return True when it is done, False when more input is needed."""

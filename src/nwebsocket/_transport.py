@@ -179,17 +179,30 @@ class Transport:
         return bool(self._sending)
 
     def _encrypt(self, tls: TLS) -> None:
+        self._output.extend(map(tls.take_output, (-1,)))
         while self.batch:
             done, nothing = sum(self._encrypted), list[int]()
             if done < len(self.batch):
-                self._encrypted.extend(map(tls.encrypt, (memoryview(self.batch)[done:],)))
+                self._encrypt_part(tls, memoryview(self.batch)[done:])
+                self._output.extend(map(tls.take_output, (-1,)))
             else:
                 self.batch = b""
                 self._encrypted = nothing
-        self._output.extend(map(tls.take_output, (-1,)))
         joined, no_output = b"".join(self._output), list[bytes]()
         self._sending = joined
         self._output = no_output
+
+    def _encrypt_part(self, tls: TLS, part: memoryview) -> None:
+        size, outgoing = len(part), tls.outgoing  # which is empty
+        try:
+            self._encrypted.extend(map(tls.encrypt, (part,)))
+        except ssl.SSLError:
+            raise
+        except BaseException:
+            # The ssl module looks for signals after it has written, and then does not say that it has.
+            if outgoing.pending:
+                self._encrypted.append(size)
+            raise
 
     async def wait_writable(self) -> None:
         """Wait until the OS takes bytes again."""
@@ -198,7 +211,9 @@ class Transport:
     @property
     def idle(self) -> bool:
         """Whether nothing is left that the OS has not taken yet; to be asked with `wire` held."""
-        return not (self._sending or self.batch or self._queued) and (self._tls is None or not self._tls.has_output)
+        if self._sending or self.batch or self._queued:
+            return False
+        return self._tls is None or not (self._output or self._tls.has_output)
 
     @property
     def sent(self) -> int:

@@ -68,6 +68,14 @@ class Writer:
         with self.wire:
             return self._transport.idle and not self.stuck and self.error is None
 
+    def count_again(self) -> None:
+        """Put right what interrupted calls of send() have left uncounted."""
+        bridge = self._bridge
+        with self.wire:
+            if self._transport.idle and not self._writing:
+                bridge.has_written(bridge.framed_bytes, bridge.framed_messages)
+                bridge.count_again()
+
     def write_through(self, message: Message) -> bool:
         """Accept a message and write it, if none is waiting; False if it must be queued, or refused."""
         frame = frame_of(message)
