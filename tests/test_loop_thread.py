@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -132,3 +133,82 @@ def test_call_later_runs_on_the_loop_thread(loop: LoopThread) -> None:
     ran = threading.Event()
     loop.call_later(0.01, lambda: ran.set() if loop.is_current() else None)
     assert ran.wait(5)
+
+
+# --- Timers
+
+
+class Bell:
+    """What timers ring: the names in the order of ringing, and when."""
+
+    def __init__(self, expected: int) -> None:
+        self.rung: list[tuple[str, float]] = []
+        self.done = threading.Event()
+        self._expected = expected
+
+    def ring(self, name: str) -> None:
+        self.rung.append((name, monotonic()))
+        if len(self.rung) == self._expected:
+            self.done.set()
+
+    def command(self, name: str) -> Any:
+        async def command() -> None:
+            self.ring(name)
+
+        return command
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.rung]
+
+
+def test_timers_ring_in_the_order_of_their_times_and_never_early(loop: LoopThread) -> None:
+    bell, start = Bell(3), monotonic()
+
+    async def command() -> None:
+        await loop.call_at(start + 0.10, bell.command("last"))
+        await loop.call_at(start + 0.02, bell.command("first"))  # nearer than the one that is waited for
+        await loop.call_at(start + 0.06, bell.command("second"))
+
+    loop.post(command)
+    assert bell.done.wait(5)
+    assert bell.names == ["first", "second", "last"]
+    for (_, when), due in zip(bell.rung, (0.02, 0.06, 0.10), strict=True):
+        assert when - start >= due
+
+
+def test_a_cancelled_timer_does_not_ring_and_a_late_one_rings_at_once(loop: LoopThread) -> None:
+    bell = Bell(2)
+
+    async def command() -> None:
+        (await loop.call_at(monotonic() + 0.01, bell.command("cancelled"))).cancel()
+        await loop.call_at(monotonic() - 1, bell.command("late"))
+        await loop.call_at(monotonic() + 0.05, bell.command("after"))
+
+    loop.post(command)
+    assert bell.done.wait(5)
+    assert bell.names == ["late", "after"]
+
+
+def test_a_timer_that_raises_is_logged_and_the_others_ring(loop: LoopThread, log: Any) -> None:
+    bell = Bell(1)
+
+    async def fails() -> None:
+        raise ValueError("timer")
+
+    async def command() -> None:
+        await loop.call_at(monotonic(), fails)
+        await loop.call_at(monotonic() + 0.01, bell.command("after"))
+
+    loop.post(command)
+    assert bell.done.wait(5)
+    (error,) = log.errors()
+    assert isinstance(error.exc_info[1], ValueError)
+
+
+def test_call_later_from_another_thread(loop: LoopThread) -> None:
+    bell, start = Bell(1), monotonic()
+    loop.call_later(0.03, lambda: bell.ring(str(loop.is_current())))
+    assert bell.done.wait(5)
+    assert bell.names == ["True"]
+    assert bell.rung[0][1] - start >= 0.03
