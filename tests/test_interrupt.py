@@ -15,6 +15,7 @@ import pytest
 from peers import CLOSE, LIMIT, PING, Authority, Frame, Peer, RawServer, close_frame, pong, text
 
 from nwebsocket import ConnectionClosed, WebSocket, _loop
+from nwebsocket._fast_lane import ENABLED
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
 
@@ -278,6 +279,9 @@ def test_an_interrupted_send_needs_no_other_one_to_get_through(ws: WebSocket, co
     assert interrupted > 20
 
 
+by_the_sender = pytest.mark.skipif(not ENABLED, reason="without the fast lane only the loop thread writes")
+
+
 class Interrupting(list[bytes]):
     """A list in whose use a signal handler raises."""
 
@@ -286,6 +290,7 @@ class Interrupting(list[bytes]):
         raise Interruption
 
 
+@by_the_sender
 @pytest.mark.parametrize("tls", [True], ids=["tls"])
 def test_a_send_interrupted_after_encryption_is_sent_by_the_loop(ws: WebSocket, collector: Collector) -> None:
     transport = ws._nwebsocket.session._transport
@@ -300,6 +305,7 @@ def test_a_send_interrupted_after_encryption_is_sent_by_the_loop(ws: WebSocket, 
     assert collector.received == ["a1"]
 
 
+@by_the_sender
 def test_a_send_interrupted_before_it_was_counted_is_counted_by_the_loop(ws: WebSocket) -> None:
     bridge = ws._nwebsocket.bridge
 
