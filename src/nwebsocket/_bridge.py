@@ -3,6 +3,7 @@
     USER THREADS     send() close() --> outgoing, close_request --post(flush)--> take()   LOOP THREAD
                             `---- writer.write(): who sends may write, too ------^
                      recv() wait_*() <-- inbox, state, ending <-- opened() deliver() ended()
+                       `---- reader.read(): who receives may read, too, when the loop lends the socket
     CALLBACK THREAD  take_message() <---'
 
 Rules that keep this file right:
@@ -12,7 +13,8 @@ Rules that keep this file right:
 2. The main thread may be interrupted between any two lines, by a KeyboardInterrupt or by a signal handler that calls
    these very methods. So the lock is re-entrant, each hand-over is one atomic step (an append, a popleft, an
    assignment), and what follows from a hand-over (the wake-up) is repeated when in doubt.
-3. Who waits, waits for a lock of its own in `_waiters` and looks again at what it waited for when woken.
+3. Who waits, waits for a lock of its own and looks again at what it waited for when woken. While the socket is lent to
+   recv() the loop must be asked to read it again.
 """
 
 from __future__ import annotations
@@ -75,12 +77,21 @@ class WritingSide(Protocol):
     def write_through(self, message: Message) -> bool: ...
 
 
+class ReadingSide(Protocol):
+    """What the bridge asks of the reader, on any thread."""
+
+    lent: bool
+
+    def read(self, deadline: float | None) -> None: ...
+
+
 class LoopSide(Protocol):
     """What the bridge asks of the session, on the loop thread."""
 
     async def run(self) -> None: ...
     async def flush(self) -> None: ...
     async def resume_reading(self) -> None: ...
+    async def read_again(self) -> None: ...
     async def start_closing(self) -> None: ...
 
 
@@ -104,6 +115,8 @@ class Bridge:
         self.session: LoopSide
         # None before the connection is open.
         self.writer: WritingSide | None = None
+        # None before the socket was first lent to recv().
+        self.reader: ReadingSide | None = None
 
         # -- towards the server
         self.outgoing: list[Message] = []
@@ -118,7 +131,7 @@ class Bridge:
         # Payload bytes and messages in all, given to the transport and taken by the operating system.
         self.framed_bytes = self.framed_messages = 0
         self._written_bytes = self._written_messages = 0
-        self._written_at = 0.0  # when send() wrote last itself; monotonic clock
+        self.written_at = 0.0  # when send() wrote last itself; monotonic clock
         self._write_limit = options.write_limit
         # Those who wait in send() until they are below the limit again.
         self._senders: list[threading.Lock] = []
@@ -130,8 +143,10 @@ class Bridge:
         self._max_queue = options.max_queue
         # The session has stopped reading and wants resume_reading() when there is room.
         self.reading_stopped = False
-        self.messages_received = 0  # loop thread
+        self.messages_received = 0  # whoever reads
 
+        # Those who wait in recv(), and for anything else.
+        self._receivers: list[threading.Lock] = []
         self._waiters: list[threading.Lock] = []
 
     def start(self) -> None:
@@ -190,10 +205,10 @@ class Bridge:
         writer = self.writer
         if writer is None or not writer.any_thread or writer.stuck or self.taken:
             return False
-        if monotonic() - self._written_at < _PAUSE or _waiting.owned(self.lock):  # then in a signal handler: rule 1
+        if monotonic() - self.written_at < _PAUSE or _waiting.owned(self.lock):  # then in a signal handler: rule 1
             return False
         done = writer.write_through(message)
-        self._written_at = monotonic()
+        self.written_at = monotonic()
         return done
 
     def _accept(self, message: Message, *, wanting_room: bool = True) -> bool:
@@ -225,7 +240,7 @@ class Bridge:
             return  # the session goes on when the operating system takes more
         if (len(self.outgoing) >= _BURST or size >= _MUCH) and (writer.any_thread or get_ident() == self.loop_ident):
             self._write(writer)
-            self._written_at = monotonic()
+            self.written_at = monotonic()
         elif not self.flush_posted and not (self.flushes_later and get_ident() == self.loop_ident):
             self.flush_posted = True
             self.post_flush()
@@ -318,20 +333,36 @@ class Bridge:
         deadline = None if timeout is None else monotonic() + timeout
         woken = True
         while True:
+            reader = self.reader
+            if reader is not None and reader.lent and not self.inbox:
+                reader.read(deadline)
             with self.lock:
                 if taken():
-                    raise RuntimeError("recv() has nothing to give: this socket's messages go to its message handler")
-                if self.inbox:
-                    return self.take_message()
+                    raise self._taken_error()
+                try:
+                    if self.inbox:
+                        return self.take_message()
+                except IndexError:  # a signal handler of the main thread's was faster
+                    continue
                 if self.ending is not None:
                     raise self.closed_error()
                 if not woken:
                     return None
-                waiter = _waiting.enlist(self._waiters)
-                if self.inbox:  # see deliver()
-                    self._waiters.remove(waiter)
-                    return self.take_message()
-            woken = self._sleep(waiter, deadline, self._waiters)
+                waiter = _waiting.enlist(self._receivers)
+                if self.inbox:  # see wake_receivers()
+                    self._receivers.remove(waiter)
+                    continue
+                self._want_socket_back()
+            woken = self._sleep(waiter, deadline, self._receivers)
+
+    def _taken_error(self) -> RuntimeError:
+        if self.inbox:
+            self.post(self.session.read_again)  # a handler was set while we read: it has not heard of this
+        return RuntimeError("recv() has nothing to give: this socket's messages go to its message handler")
+
+    def _want_socket_back(self) -> None:
+        if self.reader is not None and self.reader.lent:
+            self.post(self.session.read_again)
 
     def take_message(self) -> str | bytes:
         """The next message, which must be there. By recv() with the lock held, or by the callbacks: never by both."""
@@ -365,6 +396,7 @@ class Bridge:
                 if ready():  # what is not changed under the lock may have been changed before we were enlisted
                     waiters.remove(waiter)
                     return True
+                self._want_socket_back()
             woken = self._sleep(waiter, deadline, waiters)
 
     def _sleep(self, waiter: threading.Lock, deadline: float | None, waiters: list[threading.Lock]) -> bool:
@@ -380,12 +412,13 @@ class Bridge:
         return woken
 
     def wake(self) -> None:
-        """Have everyone who waits look again."""
+        """Have everyone who waits look again, and the loop read."""
         with self.lock:
             self._wake()
+            self._want_socket_back()
 
     def _wake(self) -> None:
-        for waiters in (self._waiters, self._senders):
+        for waiters in (self._receivers, self._waiters, self._senders):
             if waiters:
                 _waiting.release(waiters)
 
@@ -425,7 +458,11 @@ class Bridge:
 
     def somebody_waits(self) -> bool:
         """Whether a user's thread waits for something of this connection."""
-        return bool(self._waiters or self._senders)
+        return bool(self._receivers or self._waiters or self._senders)
+
+    def only_one_receives(self) -> bool:
+        """Whether nobody waits for this connection, or one thread in recv(); with the lock held."""
+        return not self._waiters and len(self._receivers) <= 1
 
     def opened(self) -> bool:
         """The handshake is done. False if close() came before."""
@@ -437,17 +474,23 @@ class Bridge:
             self._wake()
             return True
 
-    def deliver(self, messages: list[str | bytes]) -> None:
-        """Messages have come: one wake-up for all of them."""
+    def deliver(self, messages: list[str | bytes]) -> bool:
+        """Messages have come: one wake-up for all of them. Whether somebody has waited for them."""
         self.messages_received += len(messages)
         inbox = self.inbox
         if not inbox:
             self._inbox_bytes = 0
         self._inbox_bytes += sum(map(getsizeof, messages))
         inbox.extend(messages)
-        if self._waiters:  # the lock is not needed to look: who enlists looks at the inbox after that
-            with self.lock:
-                _waiting.release(self._waiters)
+        return self.wake_receivers()
+
+    def wake_receivers(self) -> bool:
+        """There is something in the inbox; from whoever reads. Whether somebody has waited for it."""
+        if not self._receivers:  # the lock is not needed to look: who enlists looks at the inbox after that
+            return False
+        with self.lock:
+            _waiting.release(self._receivers)
+        return True
 
     def stop_reading_if_full(self) -> bool:
         """Whether the inbox is full; if so, the session will hear resume_reading()."""
@@ -513,7 +556,8 @@ class Bridge:
     def after_fork_in_child(self) -> None:
         """The parent's connection is not the child's: here it is CLOSED, and the lock may have been held by nobody."""
         self.lock = threading.RLock()
-        self._waiters, self._senders = [], []
+        self._receivers, self._waiters, self._senders = [], [], []
+        self.reader = None
         self.inbox.clear()
         self.outgoing, self.taken = [], []
         if self.ending is None:

@@ -65,15 +65,27 @@ class FastLane:
             position = self._continue(self._unfinished, data, messages)
         if self._missing or self._fragmented:
             return position
+        end = len(data)
+        position = self.take_whole(data, position, end - 1, messages)
+        return end if position == end else self._take_part(data, position)
+
+    def take_whole(self, data: bytes, position: int, stop: int, messages: list[str | bytes]) -> int:
+        """Append to ``messages`` those of the lane's frames that begin before ``stop``, at most the last byte of
+        ``data``, and are all there; return where the first thing begins that is not one.
+
+        This changes nothing of the lane: if it is `between_frames`, any thread may do it.
+        """
         end, max_short, append = len(data), self._max_short, messages.append
         try:
-            while position + 1 < end:
+            while position < stop:
                 size = data[position + 1]
                 after = position + 2 + size
                 if size > max_short or after > end:
-                    after = self._take_long(data, position, messages)
-                    if after == position:
+                    bounds = self.bounds(data, position)
+                    if bounds is None or bounds[1] > end:
                         return position
+                    start, after = bounds
+                    append(data[start:after].decode() if data[position] == _TEXT else data[start:after])
                 elif data[position] == _TEXT:
                     append(data[position + 2 : after].decode())
                 elif data[position] == _BINARY:
@@ -82,8 +94,27 @@ class FastLane:
                     return position
                 position = after
         except UnicodeDecodeError:
-            return self._refuse(data, position)
-        return end if position == end else self._hold(data, position)
+            pass  # wsproto's
+        return position
+
+    @property
+    def between_frames(self) -> bool:
+        """Whether the next byte begins a frame that may be the lane's."""
+        return not (self.held or self._unfinished or self._missing or self._fragmented or self._withheld)
+
+    def bounds(self, data: bytes, position: int) -> tuple[int, int] | None:
+        """Where the payload of the frame at ``position`` begins and ends, if it is the lane's and its header is all
+        there: it has no mask (section 5.1), the shortest header for its size (5.2) and is not too large.
+        """
+        bounds = _bounds(data, position) if data[position] in _PLAIN else None
+        if bounds is None:
+            return None
+        start, after = bounds
+        size = after - start
+        header = 2 if size <= _MAX_SHORT else 4 if size <= _MAX_MEDIUM else 10
+        if data[position + 1] & _MASKED or start - position != header or size > self._max_size:
+            return None
+        return bounds
 
     def leave(self, data: bytes, position: int) -> tuple[bytes, int]:
         """Return what wsproto must have, beginning at ``position``, where `take` has stopped; and where to go on."""
@@ -113,36 +144,23 @@ class FastLane:
         self.held = data[position:]
         return len(data)
 
-    def _take_long(self, data: bytes, position: int, messages: list[str | bytes]) -> int:
-        """Take a frame that has a long header or is cut off; return where it ends, ``position`` if it is wsproto's.
-
-        Raises UnicodeDecodeError, and then has changed nothing.
-        """
-        if data[position] not in _PLAIN:
-            return position
-        bounds = _bounds(data, position)
-        if bounds is None:
+    def _take_part(self, data: bytes, position: int) -> int:
+        """Begin with a frame that is not all there; return ``position`` if what begins there is wsproto's."""
+        known = _bounds(data, position)
+        if known is None and (data[position] in _PLAIN or position + 1 == len(data)):
             return self._hold(data, position)
-        start, after = bounds
-        if not self._is_sound(data[position + 1], start - position, after - start):
-            return self._refuse(data, position)
-        if after > len(data):
-            self._unfinished = _Unfinished(data[position:start], data[start:], after - len(data))
-            return len(data)
-        payload = data[start:after]
-        messages.append(payload.decode() if data[position] == _TEXT else payload)
-        return after
-
-    def _is_sound(self, second: int, header: int, size: int) -> bool:
-        """Whether the frame has no mask (section 5.1), the shortest header for its size (5.2) and is not too large."""
-        shortest = 2 if size <= _MAX_SHORT else 4 if size <= _MAX_MEDIUM else 10
-        return not second & _MASKED and header == shortest and size <= self._max_size
-
-    def _refuse(self, data: bytes, position: int) -> int:
-        """Leave wsproto a frame of which the header is whole."""
-        bounds = _bounds(data, position)
-        assert bounds is not None
-        self._missing = bounds[1] - position
+        if known is None or data[position] not in _PLAIN:
+            return position
+        bounds = self.bounds(data, position)
+        if bounds is not None and bounds[1] > len(data):
+            start, after = bounds
+            try:
+                self._unfinished = _Unfinished(data[position:start], data[start:], after - len(data))
+            except UnicodeDecodeError:
+                pass
+            else:
+                return len(data)
+        self._missing = known[1] - position
         return position
 
     def _continue(self, frame: _Unfinished, data: bytes, messages: list[str | bytes]) -> int:

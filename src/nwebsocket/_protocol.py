@@ -82,7 +82,7 @@ class Protocol:
         self._connection: Connection | None = None
         self._max_size = request.max_size
         self._fast_lane = fast_lane
-        self._lane: FastLane | None = None  # there is one as soon as the connection is open
+        self.lane: FastLane | None = None  # there is one as soon as the connection is open
         self._text: io.StringIO | None = None  # the fragments of a text message under way
         self._bytes: io.BytesIO | None = None  # ... or those of a binary one
         self.close_sent = False
@@ -127,7 +127,7 @@ class Protocol:
             return False
         self._connection = Connection(ConnectionType.CLIENT, [self._deflate, self._guard])
         if self._fast_lane:
-            self._lane = FastLane(self._max_size, trailing)
+            self.lane = FastLane(self._max_size, trailing)
         else:
             self._connection.receive_data(trailing)
         return True
@@ -144,7 +144,7 @@ class Protocol:
         received = Received()
         if self.close_received or self.failed:
             return received
-        lane, messages = self._lane, received.messages
+        lane, messages = self.lane, received.messages
         if lane is None:
             self._parse(data, received)
             return received

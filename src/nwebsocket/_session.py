@@ -16,7 +16,7 @@ import ssl
 from time import monotonic
 
 from . import _loop
-from ._bridge import Bridge, Ending, describe
+from ._bridge import Bridge, Ending, ReadyState, describe
 from ._callbacks import Callbacks
 from ._curio import (
     CancelledError,
@@ -34,6 +34,7 @@ from ._loop_thread import Timer
 from ._opening import Opening
 from ._options import Options
 from ._protocol import PeerClose, Protocol, Received
+from ._reader import AVAILABLE, MAX_FRAME, Reader
 from ._response import Response
 from ._transport import Transport
 from ._url import URL
@@ -55,6 +56,9 @@ PIECE_BYTES = 4 * 1024
 MAX_PIECE_BYTES = 256 * 1024
 PIECE_MESSAGES = 256
 """What is parsed in one go: at least so many bytes, and more as long as they hold fewer messages than that."""
+
+SOON = 0.01
+"""Seconds between two reads within which it pays to let recv() do the next one itself."""
 
 LISTENER_PATIENCE = 0.25
 """Seconds for a handler to be set, or the error to be raised to somebody, before a failure is logged."""
@@ -87,6 +91,11 @@ class Session:
         self._on_loop = options.callbacks == "loop"
         self._piece = PIECE_BYTES  # how many bytes are parsed in one go
 
+        self._reader: Reader | None = None
+        self._lendable = False  # the socket may be lent to recv() at all
+        self._may_lend = False  # ... and recv() has waited for what has just come
+        self._heard = 0.0  # when something came last; monotonic clock
+        self._soon = False  # that was soon after what came before
         self._room: Event | None = None  # while the reader waits for room in the inbox
         self._full_inbox_told = False
         self._write_task: Task | None = None  # waits until the socket takes more
@@ -163,6 +172,7 @@ class Session:
         assert self._transport is not None
         self._writer = self._bridge.writer = Writer(self._bridge, self._protocol, self._transport)
         self.response = self._protocol.response
+        self._lendable = AVAILABLE and self._writer.any_thread and self._transport.plain
         self.subprotocol = self._protocol.subprotocol
         self.extensions = self._protocol.extensions
 
@@ -250,13 +260,28 @@ class Session:
             if (bridge.inbox or bridge.outgoing or writer.stuck) and self._has_no_room():
                 await self._wait_for_room()
             try:
-                data = await receive()
+                data = (await self._lend() if self._may_lend else b"") or await receive()
             except OSError as error:
                 self._lost(error)
                 return
             if not data:
                 return
-            self.keepalive.heard(monotonic())
+            now = monotonic()
+            self._soon = now - self._heard < SOON
+            self._heard = now
+            self.keepalive.heard(now)
+
+    async def _lend(self) -> bytes:
+        """Let recv() read the socket itself; return what it has left, if anything."""
+        self._may_lend = False
+        if self._bridge.state is not ReadyState.OPEN or self._callbacks.hears_messages():
+            return b""
+        if self._reader is None:
+            assert self._transport is not None
+            assert self._protocol is not None
+            assert self._protocol.lane is not None
+            self._reader = self._bridge.reader = Reader(self._bridge, self._transport, self._protocol.lane)
+        return await self._reader.lend(self.keepalive.heard)
 
     async def _received_but_last_piece(self, data: bytes) -> bytes:
         """What one read brought may be a hundred thousand messages: between pieces, the bound of the inbox counts,
@@ -295,7 +320,8 @@ class Session:
             if self._bridge.outgoing:
                 return received
         elif messages:
-            self._bridge.deliver(messages)
+            if self._bridge.deliver(messages):
+                self._may_lend = self._lendable and self._soon and len(messages[-1]) < MAX_FRAME
             if self._callbacks.hears_messages():
                 self._callbacks.notify()
         if received.answer or received.pongs or received.close is not None or received.failure is not None:
@@ -311,7 +337,8 @@ class Session:
             messages = self._callbacks.run_at_once(messages)
             bridge.messages_received -= len(messages)
         if messages:
-            bridge.deliver(messages)
+            if bridge.deliver(messages):
+                self._may_lend = self._lendable and self._soon and len(messages[-1]) < MAX_FRAME
             self._callbacks.notify()
         bridge.flushes_later = False
 
@@ -553,6 +580,7 @@ class Session:
             if self._deadline is None:
                 self._deadline = monotonic() + self._options.close_timeout
             await self.resume_reading()
+            await self.read_again()
             await self._write()
             await self._arm()
 
@@ -560,3 +588,9 @@ class Session:
         """The inbox has room again (command)."""
         if self._room is not None:
             await self._room.set()
+
+    async def read_again(self) -> None:
+        """Somebody waits for what recv() does not read, or a handler was set (command)."""
+        if self._reader is not None:
+            await self._reader.want_back()
+        self._callbacks.notify()

@@ -9,6 +9,7 @@ follows from it is done in assignments, between which Python does not look for s
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import struct
@@ -109,6 +110,24 @@ class Transport:
         cut one. Raises OSError (reset by the peer) and ssl.SSLError.
         """
         return self._receive_some if self._tls is None else self._receive_decrypted
+
+    @property
+    def plain(self) -> bool:
+        """Whether the bytes of the socket are the stream's."""
+        return self._tls is None
+
+    def poller(self) -> select.poll:
+        """Something to wait with until the socket has data or has ended, on any thread, but one at a time."""
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        return poller
+
+    def read_now(self, pieces: list[bytes]) -> None:
+        """Append what has come to ``pieces``, b"" at the end of the stream; from any thread that holds `wire`.
+
+        `receive` must not be under way, and `received` is left to the caller. Raises BlockingIOError, and OSError.
+        """
+        pieces.extend(map(self._sock.recv, (READ_SIZE,)))
 
     async def _receive_decrypted(self) -> bytes:
         tls = self._tls

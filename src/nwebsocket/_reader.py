@@ -1,0 +1,183 @@
+"""Reading past the loop: a thread that waits in recv() reads the socket itself, as long as it comes back soon.
+
+    LOOP THREAD    lend() ──────────────────────> what nobody could parse here, or nobody came to read
+    USER THREAD      └──> read() ──> bridge.inbox
+
+That one thread wakes another costs more than all the rest of a round trip. So the loop, when it has woken recv() soon
+after the message before, lends the socket. It has it back as soon as nobody has read for `LEASE`, or who waits or
+closes asks for it, or there is anything but whole plain messages: that, and all errors, are for the loop.
+
+1. Who looks at the socket, or at what has come from it, holds `wire` and has found `lent` true. Nobody waits with it.
+2. The main thread may be interrupted between any two calls. So what the socket gives is stored by the very call that
+   takes it, and goes from there to the inbox in assignments, between which Python does not look for signals.
+"""
+
+from __future__ import annotations
+
+import select
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+
+from ._bridge import Bridge
+from ._curio import Event, TaskTimeout, before
+from ._fast_lane import FastLane
+from ._transport import Transport
+
+AVAILABLE = hasattr(select, "poll")
+"""Whether a thread can wait for a socket here; on Windows the loop always reads."""
+
+LEASE = 0.01
+"""Seconds in which somebody must have read, for the loop not to do it itself again."""
+
+_PATIENCE = 0.02
+"""Seconds that recv() waits for the socket, before it lets the loop do that."""
+
+_PIECE = 4 * 1024
+"""Bytes of which the messages go to the inbox in one go."""
+
+MAX_FRAME = 256 * 1024
+"""Bytes of a frame beyond which the loop does better: it has a buffer that grows."""
+
+
+class Reader:
+    """Lends the socket of one open connection, whose frames all may take the fast lane."""
+
+    def __init__(self, bridge: Bridge, transport: Transport, lane: FastLane) -> None:
+        self.lent = False
+        self._bridge = bridge
+        self._transport = transport
+        self._lane = lane
+        self._wire = transport.wire
+        self._wanted = Event()
+        self._reads = 0
+        # One, while nobody waits for the socket.
+        self._pollers: list[select.poll] = []
+        # What has been read, in order, and where the first frame begins in it that is not in the inbox yet.
+        self._pieces: list[bytes] = []
+        self._position = 0
+        self._lacking = 0  # bytes until that frame is all there, if so much is known
+        self._reading = False
+        self._error: OSError | None = None
+
+    # ---- loop thread
+
+    async def lend(self, heard: Callable[[float], None]) -> bytes:
+        """Leave the socket to the threads that come to read, until they do not; return what they have left to parse.
+
+        ``heard``  is called now and then with the time, while they do
+
+        Raises OSError, as reading does.
+        """
+        if not self._lane.between_frames:
+            return b""
+        with self._bridge.lock:
+            if not self._bridge.only_one_receives():
+                return b""
+            self._wanted.clear()
+            self._pollers = [self._transport.poller()]
+            self.lent = True
+            self._bridge.wake_receivers()
+        try:
+            await self._wait_till_idle(heard)
+        finally:
+            left = self._take_back()
+        if self._error is not None:
+            raise self._error
+        return left
+
+    async def want_back(self) -> None:
+        """Have lend() return."""
+        await self._wanted.set()
+
+    async def _wait_till_idle(self, heard: Callable[[float], None]) -> None:
+        reads = -1
+        while reads != self._reads and not self._wanted.is_set():
+            reads = self._reads
+            with suppress(TaskTimeout):
+                await before(monotonic() + LEASE, self._wanted.wait())
+            if reads != self._reads:
+                heard(monotonic())
+
+    def _take_back(self) -> bytes:
+        with self._wire:
+            self.lent = False
+            data, position = b"".join(self._pieces), self._position
+            self._pieces, self._position, self._lacking = [], 0, 0
+            self._transport.received += len(data)
+        return data[position:] if position else data
+
+    # ---- any thread
+
+    def read(self, deadline: float | None) -> None:
+        """Have the next messages in the inbox, which is empty; wait a moment for them, at most till `deadline`.
+
+        If there are none afterwards, the caller waits for the loop.
+        """
+        pollers, bridge = self._pollers, self._bridge
+        try:
+            poller = pollers.pop()
+        except IndexError:
+            return  # another thread waits here already, or what a signal handler has interrupted
+        try:
+            going_on = True
+            while going_on and self.lent and not bridge.inbox:
+                if self._lacking or not self._pieces:
+                    patience = _PATIENCE if deadline is None else min(_PATIENCE, max(0.0, deadline - monotonic()))
+                    if not poller.poll(patience * 1000):
+                        return
+                with self._wire:
+                    going_on = self._advance()
+        finally:
+            pollers.append(poller)
+
+    def _advance(self) -> bool:
+        """Take a step from the socket to the inbox; False if the loop must. With `wire` held."""
+        if not self.lent or self._bridge.inbox or self._reading:
+            return False
+        self._reading = True
+        try:
+            if self._lacking or not self._pieces:
+                self._transport.read_now(self._pieces)
+                if not self._pieces[-1]:
+                    return False  # the end of the stream: the loop will meet it again
+                self._lacking = max(0, self._lacking - len(self._pieces[-1]))
+            return bool(self._lacking) or self._parse()
+        except (BlockingIOError, InterruptedError):
+            return True  # somebody else was faster
+        except OSError as error:
+            self._error = error
+            return False
+        finally:
+            self._reading = False
+
+    def _parse(self) -> bool:
+        """Move the next whole messages to the inbox, or find out how much lacks; False if what comes is not for us."""
+        pieces, position, bridge, transport = self._pieces, self._position, self._bridge, self._transport
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        size = len(data)
+        messages: list[str | bytes] = []
+        end = self._lane.take_whole(data, position, min(size - 1, position + _PIECE), messages)
+        if not messages:
+            return self._measure(data, position)
+        inbox, rest = deque(messages), [] if end == size else [data]
+        start = 0 if end == size else end
+        received, count = transport.received + (size if end == size else 0), bridge.messages_received + len(messages)
+        # Assignments in a row, which nothing interrupts: the messages are still bytes, or they are in the inbox.
+        self._pieces = rest
+        self._position = start
+        self._reads += 1
+        bridge.inbox = inbox
+        bridge.messages_received = count
+        transport.received = received
+        bridge.written_at = 0.0  # what is sent now may be the answer, and goes out at once
+        bridge.wake_receivers()
+        return True
+
+    def _measure(self, data: bytes, position: int) -> bool:
+        bounds = self._lane.bounds(data, position) if position < len(data) else None
+        if bounds is None or bounds[1] - position > MAX_FRAME:
+            return False
+        self._lacking = max(0, bounds[1] - len(data))
+        return self._lacking > 0

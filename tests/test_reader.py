@@ -1,0 +1,436 @@
+"""recv() reading the socket itself: nothing is lost, doubled or late, whatever comes and whoever else wants to read."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from peers import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    LIMIT,
+    PING,
+    PONG,
+    TEXT,
+    Peer,
+    RawServer,
+    binary,
+    close_frame,
+    frame,
+    text,
+)
+
+from nwebsocket import ConnectionClosed, ConnectionLost, WaitTimeout, WebSocket, connect
+from nwebsocket import _reader as reader_module
+from nwebsocket._fast_lane import ENABLED
+from nwebsocket._reader import AVAILABLE, Reader
+from nwebsocket._session import SOON
+
+pytestmark = pytest.mark.skipif(
+    not (ENABLED and AVAILABLE), reason="recv() reads the socket only with the fast lane, and where there is poll()"
+)
+
+
+class Sayer:
+    """A server's script that does what the messages say.
+
+    ``streams``  what "stream 0" and so on send, in segments
+    ``ponged``   is set when a Pong comes
+    """
+
+    def __init__(self) -> None:
+        self.streams: list[list[bytes]] = []
+        self.ponged = threading.Event()
+        self.ended = False
+
+    def __call__(self, peer: Peer) -> None:
+        peer.accept()
+        while not self.ended and (got := peer.read_frame()).opcode != CLOSE:
+            word, _, rest = got.payload.decode(errors="replace").partition(" ")
+            if got.opcode == PONG:
+                self.ponged.set()
+            elif got.opcode == PING:
+                peer.send(frame(PONG, got.payload))
+            else:
+                getattr(self, word)(peer, rest)
+        if not self.ended:
+            peer.send(close_frame(1000))
+
+    def echo(self, peer: Peer, rest: str) -> None:
+        peer.send(text(rest))
+
+    def ping(self, peer: Peer, rest: str) -> None:
+        peer.send(frame(PING, b"?"))
+
+    def numbers(self, peer: Peer, rest: str) -> None:
+        for number in range(int(rest)):
+            peer.send(text(str(number)))
+
+    def flood(self, peer: Peer, rest: str) -> None:
+        peer.send(b"".join(text(str(number)) for number in range(int(rest))))
+
+    def stream(self, peer: Peer, rest: str) -> None:
+        for segment in self.streams[int(rest)]:
+            peer.send(segment)
+
+    def end(self, peer: Peer, rest: str) -> None:
+        self.ended = True
+        if rest == "cleanly":
+            peer.send(close_frame(1001))
+            peer.read_until_close()
+            peer.close()
+        elif rest == "with a reset":
+            peer.reset()
+        else:
+            peer.close()
+
+
+@pytest.fixture
+def sayer() -> Sayer:
+    return Sayer()
+
+
+@pytest.fixture
+def server(sayer: Sayer) -> Iterator[RawServer]:
+    with RawServer(sayer) as server:
+        yield server
+
+
+@pytest.fixture
+def ws(server: RawServer) -> Iterator[WebSocket]:
+    """An open connection to the sayer."""
+    ws = connect(server.url, compression=None)
+    yield ws
+    ws.close()
+    ws.wait_closed(LIMIT)
+
+
+@pytest.fixture
+def long_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop does not read again by itself: only when it is asked to, at once."""
+    monkeypatch.setattr(reader_module, "LEASE", 2 * LIMIT)
+
+
+def lend(ws: WebSocket) -> Reader:
+    """Exchange messages until recv() reads the socket itself."""
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        ws.send("echo a")
+        assert ws.recv(LIMIT) == "a"
+        reader: Reader | None = ws._nwebsocket.bridge.reader
+        if reader is not None and reader.lent:
+            return reader
+    raise AssertionError("the socket is not lent to recv()")
+
+
+@contextlib.contextmanager
+def in_a_thread(function: Callable[[], Any], results: list[Any]) -> Iterator[None]:
+    """Run the function in a thread of its own; its result, or what it raises, is appended."""
+
+    def run() -> None:
+        try:
+            results.append(function())
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    thread.join(LIMIT)
+    assert not thread.is_alive()
+
+
+def waits_for_the_socket(reader: Reader) -> None:
+    """Return when a thread waits in recv() for the socket."""
+    deadline = time.monotonic() + LIMIT
+    while reader._pollers:
+        assert time.monotonic() < deadline
+        time.sleep(0)
+
+
+@pytest.mark.usefixtures("long_lease")
+def test_the_loop_sleeps_while_recv_reads(ws: WebSocket) -> None:
+    lend(ws)
+    session, before, seen_by_loop = ws._nwebsocket.session, ws.stats, []
+    session._received = seen_by_loop.append
+    for number in range(100):
+        ws.send(f"echo {number}")
+        assert ws.recv(LIMIT) == str(number)
+    del session._received
+    assert seen_by_loop == []
+    after = ws.stats
+    assert after.messages_received == before.messages_received + 100
+    assert after.bytes_received == before.bytes_received + 10 * 3 + 90 * 4
+    assert after.inbox == 0
+
+
+def test_the_loop_reads_again_when_recv_does_not_come_back(ws: WebSocket, sayer: Sayer) -> None:
+    lend(ws)
+    ws.send("ping")
+    assert sayer.ponged.wait(LIMIT)
+
+
+def test_a_socket_nobody_asks_in_time_is_not_lent(ws: WebSocket) -> None:
+    for _ in range(3):
+        time.sleep(2 * SOON)
+        ws.send("echo a")
+        assert ws.recv(LIMIT) == "a"
+    assert ws._nwebsocket.bridge.reader is None
+
+
+def random_stream(chooser: random.Random) -> tuple[list[str | bytes], bytes]:
+    """Messages, and the frames that carry them, with pings between."""
+    messages: list[str | bytes] = []
+    stream = bytearray()
+    for _ in range(chooser.randint(1, 40)):
+        size = chooser.choice([0, 1, 3, 125, 126, 2000, 65535, 65536, 200_000, 400_000])
+        payload = chooser.randbytes(4) * (size // 4) if chooser.random() < 0.5 else b"a" * size
+        kind = chooser.choice(["text", "binary", "binary", "fragments", "ping"])
+        if kind == "ping":
+            stream += frame(PING, payload[:125])
+        elif kind == "text":
+            messages.append("ä" * size)
+            stream += text("ä" * size)
+        elif kind == "binary":
+            messages.append(payload)
+            stream += binary(payload)
+        else:
+            messages.append(payload)
+            stream += frame(BINARY, payload[:7], fin=False) + frame(CONTINUATION, payload[7:])
+    return messages, bytes(stream)
+
+
+@pytest.mark.usefixtures("long_lease")
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_comes_cut_anywhere_is_received_whole_and_in_order(ws: WebSocket, sayer: Sayer, seed: int) -> None:
+    chooser = random.Random(seed)
+    lend(ws)
+    for number in range(5):
+        messages, stream = random_stream(chooser)
+        cuts = sorted(chooser.randrange(len(stream) + 1) for _ in range(chooser.choice([0, 1, 30])))
+        sayer.streams.append([stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)])
+        ws.send(f"stream {number}")
+        assert [ws.recv(LIMIT) for _ in messages] == messages
+    ws.send("echo a")
+    assert ws.recv(LIMIT) == "a"
+
+
+@pytest.mark.usefixtures("long_lease")
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (frame(TEXT, b"\xff"), "decode byte 0xff"),
+        (frame(TEXT, b"a", rsv=4), "Reserved bit"),
+        (frame(CONTINUATION, b"a"), "CONTINUATION"),
+    ],
+    ids=["not UTF-8", "reserved bit", "continuation of nothing"],
+)
+def test_a_fault_is_found_after_the_messages_before_it(ws: WebSocket, sayer: Sayer, bad: bytes, words: str) -> None:
+    lend(ws)
+    sayer.streams = [[text("good") + bad]]
+    ws.send("stream 0")
+    assert ws.recv(LIMIT) == "good"
+    with pytest.raises(ConnectionClosed, match=words):
+        ws.recv(LIMIT)
+
+
+@pytest.mark.usefixtures("long_lease")
+def test_a_message_too_big_is_refused(server: RawServer, sayer: Sayer) -> None:
+    with connect(server.url, compression=None, max_size=1000) as ws:
+        lend(ws)
+        sayer.streams = [[binary(bytes(1001))]]
+        ws.send("stream 0")
+        with pytest.raises(ConnectionClosed, match="1,001"):
+            ws.recv(LIMIT)
+
+
+@pytest.mark.usefixtures("long_lease")
+def test_a_handler_that_is_set_hears_the_next_message(ws: WebSocket) -> None:
+    reader, results, heard = lend(ws), list[Any](), list[Any]()
+    done = threading.Event()
+
+    def hear(message: str) -> None:
+        heard.append(message)
+        done.set()
+
+    with in_a_thread(ws.recv, results):
+        waits_for_the_socket(reader)
+        ws.onmessage = hear
+        ws.send("echo b")
+        assert done.wait(LIMIT)
+    assert heard == ["b"]
+    assert "message handler" in str(results[0])
+
+
+@pytest.mark.usefixtures("long_lease")
+@pytest.mark.parametrize("inside", [False, True], ids=["before recv()", "inside recv()"])
+@pytest.mark.parametrize("how", ["cleanly", "without a word", "with a reset"])
+def test_the_end_is_noticed(ws: WebSocket, inside: bool, how: str) -> None:
+    reader, results = lend(ws), list[Any]()
+    if inside:
+        with in_a_thread(ws.recv, results):
+            waits_for_the_socket(reader)
+            ws.send(f"end {how}")
+    else:
+        ws.send(f"end {how}")
+    event = ws.wait_closed(LIMIT)
+    assert event.code == (1001 if how == "cleanly" else 1006)
+    with pytest.raises(ConnectionClosed) as raised:
+        ws.recv(0)
+    if how == "with a reset":
+        assert isinstance(raised.value, ConnectionLost)
+        assert "reset" in str(raised.value)
+    assert all(isinstance(result, ConnectionClosed) for result in results)
+    assert len(results) == inside
+
+
+@pytest.mark.usefixtures("long_lease")
+def test_close_from_another_thread(ws: WebSocket) -> None:
+    reader, results = lend(ws), list[Any]()
+    with in_a_thread(ws.recv, results):
+        waits_for_the_socket(reader)
+        ws.close()
+        assert ws.wait_closed(LIMIT).wasClean
+    assert isinstance(results[0], ConnectionClosed)
+
+
+@pytest.mark.usefixtures("long_lease")
+def test_ping_from_another_thread(ws: WebSocket) -> None:
+    reader, results = lend(ws), list[Any]()
+    with in_a_thread(ws.recv, results):
+        waits_for_the_socket(reader)
+        assert ws.ping(LIMIT) < LIMIT
+        ws.send("echo b")
+    assert results == ["b"]
+
+
+@pytest.mark.usefixtures("long_lease")
+def test_several_threads_receive_each_message_once(ws: WebSocket) -> None:
+    lend(ws)
+    received: list[list[int]] = [[], [], []]
+
+    def receive(numbers: list[int]) -> Callable[[], None]:
+        def loop() -> None:
+            with contextlib.suppress(WaitTimeout):
+                while True:
+                    numbers.append(int(ws.recv(0.5)))
+
+        return loop
+
+    results: list[Any] = []
+    with contextlib.ExitStack() as stack:
+        for numbers in received:
+            stack.enter_context(in_a_thread(receive(numbers), results))
+        ws.send("numbers 3000")
+        ws.send("flood 3000")
+    assert results == [None, None, None]
+    assert sorted(itertools.chain(*received)) == sorted([*range(3000), *range(3000)])
+
+
+@pytest.mark.usefixtures("long_lease")
+@pytest.mark.parametrize("timeout", [0, 0.001, 0.1])
+def test_a_time_out_is_kept(ws: WebSocket, timeout: float) -> None:
+    lend(ws)
+    start = time.monotonic()
+    with pytest.raises(WaitTimeout):
+        ws.recv(timeout)
+    assert timeout <= time.monotonic() - start < LIMIT
+    ws.send("echo b")
+    assert ws.recv(LIMIT) == "b"
+
+
+def test_who_stops_receiving_is_not_sent_more_than_the_inbox_takes(server: RawServer) -> None:
+    with connect(server.url, compression=None, max_queue=100) as ws:
+        lend(ws)
+        ws.send("flood 200000")
+        assert ws.recv(LIMIT) == "0"
+        bridge, deadline = ws._nwebsocket.bridge, time.monotonic() + LIMIT
+        while not bridge.reading_stopped:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert ws.stats.inbox < 100_000
+        assert [ws.recv(LIMIT) for _ in range(1, 200_000)] == [str(number) for number in range(1, 200_000)]
+
+
+# --- Interrupted anywhere
+
+
+class Interruption(Exception):
+    """Raised by the signal handler."""
+
+
+@contextlib.contextmanager
+def alarms(handler: Callable[..., Any]) -> Iterator[None]:
+    """Have the handler called every half millisecond; no finalizer runs in which an exception would be lost."""
+    gc.collect()
+    gc.disable()
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        gc.enable()
+
+
+def test_an_interrupted_recv_doubles_nothing_and_harms_nothing(ws: WebSocket) -> None:
+    """It may lose the one message that it was about to return: Python has no place to put that."""
+    armed, interrupted, received = False, 0, list[int]()
+
+    def handler(*_: object) -> None:
+        nonlocal armed, interrupted
+        if armed:
+            armed = False
+            interrupted += 1
+            raise Interruption
+
+    lend(ws)
+    ws.send("numbers 30000")
+    with alarms(handler):
+        while not received or received[-1] < 29_999:
+            try:
+                try:
+                    armed = True
+                    message = ws.recv(0.5)
+                    received.append(int(message))
+                finally:
+                    armed = False
+            except Interruption:
+                pass
+            except WaitTimeout:
+                break  # it was the last one
+    assert interrupted > 20
+    assert received == sorted(set(received))
+    assert 30_000 - len(received) <= interrupted
+    ws.send("echo b")
+    assert ws.recv(LIMIT) == "b"
+
+
+def test_a_signal_handler_may_receive_inside_recv(ws: WebSocket) -> None:
+    received = list[int]()
+
+    def handler(*_: object) -> None:
+        try:
+            received.append(int(ws.recv(0)))
+        except WaitTimeout:
+            pass
+        except RuntimeError:  # it has interrupted what it would wait for
+            pass
+
+    lend(ws)
+    ws.send("numbers 30000")
+    with alarms(handler):
+        while len(received) < 30_000:
+            with contextlib.suppress(WaitTimeout):
+                received.append(int(ws.recv(0.01)))
+    assert sorted(received) == list(range(30_000))
