@@ -43,7 +43,15 @@ def test_curio_is_imported_in_one_place() -> None:
 
 
 def test_only_the_loop_side_knows_curio() -> None:
-    assert importers_of("._curio") == {"_loop_thread", "_session", "_opening", "_reader", "_transport", "_tcp"}
+    assert importers_of("._curio") == {
+        "_linger",
+        "_loop_thread",
+        "_session",
+        "_opening",
+        "_reader",
+        "_transport",
+        "_tcp",
+    }
 
 
 def test_import_nwebsocket_needs_neither_curio_nor_wsproto() -> None:

@@ -56,6 +56,9 @@ class ReadyState(IntEnum):
     CLOSED = 3
 
 
+_OPEN = ReadyState.OPEN
+
+
 class Ending(NamedTuple):
     """How a connection ended."""
 
@@ -171,11 +174,8 @@ class Bridge:
 
     def over_write_limit(self) -> bool:
         """Whether send() should wait. Each message counts for its overhead, too: a million empty ones are not free."""
-        return self._waiting_bytes() >= self._write_limit
-
-    def _waiting_bytes(self) -> int:
         messages = self.accepted_messages - self._written_messages
-        return self.accepted_bytes - self._written_bytes + MESSAGE_OVERHEAD * messages
+        return self.accepted_bytes - self._written_bytes + MESSAGE_OVERHEAD * messages >= self._write_limit
 
     def send(self, message: Message) -> None:
         """Accept one message for sending; wait while the peer leaves more than `write_limit` bytes untaken.
@@ -185,10 +185,10 @@ class Bridge:
         try:
             if not self.outgoing and self._send_through(message):
                 return
-            if self._accept(message):
-                self._see_off(message[2])
-            else:
+            if not self._accept(message):
                 self._send_slowly(message)
+            elif not self.flush_posted or len(self.outgoing) >= _BURST or message[2] >= _MUCH:
+                self._see_off(message[2])
         except WebSocketError:
             raise
         except BaseException:
@@ -213,9 +213,9 @@ class Bridge:
 
     def _accept(self, message: Message, *, wanting_room: bool = True) -> bool:
         with self.lock:
-            if self.state is not ReadyState.OPEN:
+            if self.state is not _OPEN:
                 self.require_open("send()")
-            if wanting_room and self._waiting_bytes() >= self._write_limit and get_ident() != self.loop_ident:
+            if wanting_room and self.over_write_limit() and get_ident() != self.loop_ident:
                 return False
             self.outgoing.append(message)
             self.accepted_bytes += message[2]

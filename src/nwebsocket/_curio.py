@@ -53,8 +53,8 @@ with _lend_names():
     )
     from curio.errors import CancelledError
     from curio.io import _Fd as Descriptor
+    from curio.traps import _get_kernel, _set_timeout, _unset_timeout
     from curio.traps import _read_wait as wait_readable
-    from curio.traps import _set_timeout, _unset_timeout
     from curio.traps import _write_wait as wait_writable
 
 __all__ = [
@@ -70,6 +70,7 @@ __all__ = [
     "curio",
     "current_task",
     "disable_cancellation",
+    "epoll_descriptor",
     "run_in_thread",
     "sleep",
     "spawn",
@@ -91,3 +92,9 @@ async def before(deadline: float | None, coroutine: Coroutine[Any, Any, T]) -> T
         return await coroutine
     finally:
         await _unset_timeout(previous)
+
+
+async def epoll_descriptor() -> int | None:
+    """The descriptor of the epoll instance in which the kernel waits; None if it waits otherwise."""
+    selector: Any = (await _get_kernel())._selector  # curio has no public name for it
+    return selector.fileno() if type(selector).__name__ == "EpollSelector" else None

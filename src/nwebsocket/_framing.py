@@ -29,10 +29,11 @@ _ONES = tuple(((1 << 32 * n) - 1) // 0xFFFFFFFF for n in range((_SMALL + 8) // 4
 
 def frame_of(message: Message) -> Buffer:
     """The same as frames_of() for one message."""
-    opcode, payload, _ = message
+    opcode, payload, size = message
     if isinstance(payload, tuple):
         return b"".join(_fragments(opcode, payload))
-    return _frame(_FIN | opcode, payload, int.from_bytes(os.urandom(4), "little"))
+    key = int.from_bytes(os.urandom(4), "little")
+    return (_small_frame if size < _SMALL else _large_frame)(_FIN | opcode, payload, key)
 
 
 def frames_of(messages: Sequence[Message]) -> Buffer:

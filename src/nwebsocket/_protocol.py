@@ -85,6 +85,8 @@ class Protocol:
         self.lane: FastLane | None = None  # there is one as soon as the connection is open
         self._text: io.StringIO | None = None  # the fragments of a text message under way
         self._bytes: io.BytesIO | None = None  # ... or those of a binary one
+        self.can_send = False
+        """Whether messages may be sent: the connection is open and no Close frame has gone either way."""
         self.close_sent = False
         self.close_received = False
         self.failed = False
@@ -104,11 +106,6 @@ class Protocol:
         """The extensions in use as the server wrote them, or ""."""
         return self._opening.extensions
 
-    @property
-    def can_send(self) -> bool:
-        """Whether messages may be sent: the connection is open and no Close frame has gone either way."""
-        return self._connection is not None and not (self.close_sent or self.close_received or self.failed)
-
     def handshake(self) -> bytes:
         """Return the bytes of the request; to be called once, before anything else.
 
@@ -126,6 +123,7 @@ class Protocol:
         if trailing is None:
             return False
         self._connection = Connection(ConnectionType.CLIENT, [self._deflate, self._guard])
+        self.can_send = True
         if self._fast_lane:
             self.lane = FastLane(self._max_size, trailing)
         else:
@@ -209,7 +207,7 @@ class Protocol:
         return connection.send(event)
 
     def _send_close(self, event: events.CloseConnection) -> bytes:
-        self.close_sent = True
+        self.close_sent, self.can_send = True, False
         return self._established().send(event)
 
     def _on_text(self, event: events.TextMessage, received: Received) -> None:
@@ -253,7 +251,7 @@ class Protocol:
         if self._guard.close_code is not None:
             event = events.CloseConnection(self._guard.close_code, event.reason)
         received.close = PeerClose(int(event.code), event.reason or "")
-        self.close_received = True
+        self.close_received, self.can_send = True, False
         if not self.close_sent:
             received.answer += self._send_close(event.response())
 
@@ -263,7 +261,7 @@ class Protocol:
             received.failure = MessageTooBig(fault)
         else:
             received.failure = ProtocolError(f"the server broke the protocol: {fault}", sent_code=int(event.code))
-        self.failed = True
+        self.failed, self.can_send = True, False
         self._text = self._bytes = None
         if not self.close_sent:
             received.answer += self._send_close(events.CloseConnection(event.code, fault))

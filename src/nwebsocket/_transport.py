@@ -21,6 +21,7 @@ from typing import Any
 
 from ._curio import Descriptor, sleep, wait_readable
 from ._curio import wait_writable as wait_descriptor_writable
+from ._linger import Linger
 from ._payload import Buffer
 from ._tcp import close_socket, connect_host
 from ._tls import TLS, explain
@@ -67,6 +68,7 @@ class Transport:
         self._sock = sock
         # curio keeps the registration of this object, not of a bare int: the same one must be used all the time.
         self._descriptor = Descriptor(sock.fileno())
+        self._linger = Linger(sock.fileno())
         self._tls: TLS | None = None
         self._reads_in_a_row = 0
         self._drained = False  # the last read brought less than it asked for
@@ -285,8 +287,9 @@ class Transport:
                 else:
                     break
             self._drained = False
-            self._reads_in_a_row = 0
-            await wait_readable(self._descriptor)
+            if not await self._linger.wait():
+                self._reads_in_a_row = 0
+                await wait_readable(self._descriptor)
         self._reads_in_a_row += 1
         size = len(data)
         # Most often less than asked for is all there is: it is cheaper to wait than to ask.

@@ -97,23 +97,30 @@ class Writer:
                 bridge.accepted_messages += 1
                 bridge.framed_bytes += size
                 bridge.framed_messages += 1
-                self._flush()
+                if transport.flush():
+                    bridge.has_written(bridge.framed_bytes, bridge.framed_messages)
+                    return True
+                self._get_stuck()
             except OSError as error:
                 self.error = error
             finally:
                 self._writing = False
-        if self.stuck or self.error is not None:
-            bridge.post_flush()
+        bridge.post_flush()
         return True
 
     def _flush(self) -> bool:
         """Have the operating system take the batch; False if it does not take all of it."""
         if not self._transport.flush():
-            self.stuck = True
-            self._account_for_part()
+            self._get_stuck()
             return False
         self._bridge.has_written(self._bridge.framed_bytes, self._bridge.framed_messages)
         return True
+
+    def _get_stuck(self) -> None:
+        """bufferedAmount falls by what the operating system took; framing counts for nothing in the end."""
+        self.stuck = True
+        written = self._bytes_before + self._transport.sent - self._sent_before
+        self._bridge.has_written(min(written, self._bridge.framed_bytes), self._messages_before)
 
     def close(self) -> None:
         """Write nothing any more, whoever may be about to: the socket will be closed."""
@@ -168,11 +175,6 @@ class Writer:
             self._protocol.message(part if opcode == BINARY else part.decode(), fin=index == last)
             for index, part in enumerate(parts)
         ]
-
-    def _account_for_part(self) -> None:
-        """bufferedAmount falls as the operating system takes the batch; framing counts for nothing in the end."""
-        written = self._bytes_before + self._transport.sent - self._sent_before
-        self._bridge.has_written(min(written, self._bridge.framed_bytes), self._messages_before)
 
 
 def _measure(messages: list[Message]) -> tuple[int, int]:

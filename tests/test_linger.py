@@ -1,0 +1,102 @@
+"""Waiting for a socket outside of the kernel: it finds data, and never keeps anybody else waiting."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+from peers import LIMIT
+
+from nwebsocket import _linger
+from nwebsocket._curio import Descriptor, Kernel, sleep, spawn, wait_readable
+from nwebsocket._linger import Linger
+
+pytestmark = pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason="lingers with epoll only")
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]], selector: selectors.BaseSelector | None = None) -> None:
+    with Kernel(selector=selector) as kernel:
+        kernel.run(main)
+
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pairs() -> Iterator[list[Pair]]:
+    pairs = [socket.socketpair(), socket.socketpair()]
+    yield pairs
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every wait lingers, and far longer than any of these tests may take."""
+    monkeypatch.setattr(_linger, "_QUICK", float("inf"))
+    monkeypatch.setattr(_linger, "_MOMENT", 10_000 * LIMIT)
+
+
+def test_a_wait_long_after_the_last_one_does_not_linger(pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_linger, "_QUICK", 0.0)
+
+    async def main() -> None:
+        linger = Linger(pairs[0][0].fileno())
+        assert not await linger.wait()
+        assert not await linger.wait()
+
+    run(main)
+
+
+def test_data_is_found(pairs: list[Pair]) -> None:
+    (ours, theirs), _ = pairs
+
+    async def main() -> None:
+        linger = Linger(ours.fileno())
+        threading.Timer(0.05, theirs.send, (b"a",)).start()
+        assert await linger.wait()
+        assert ours.recv(10) == b"a"
+        theirs.close()
+        assert await linger.wait()
+        assert ours.recv(10) == b""
+
+    run(main)
+
+
+def test_another_task_gets_its_turn_as_soon_as_its_socket_has_data(pairs: list[Pair]) -> None:
+    (ours, theirs), (another, far) = pairs
+    happened: list[str] = []
+
+    async def wait_for_another() -> None:
+        await wait_readable(Descriptor(another.fileno()))
+        happened.append("another")
+
+    async def main() -> None:
+        task = await spawn(wait_for_another)
+        await sleep(0)
+        linger = Linger(ours.fileno())
+        threading.Timer(0.05, far.send, (b"a",)).start()
+        assert not await linger.wait()
+        happened.append("not lingering any more")
+        for _ in range(_linger._OTHERS_TURN):
+            assert not await linger.wait()
+        await task.join()
+        theirs.send(b"a")
+        assert await linger.wait()
+
+    run(main)
+    assert happened == ["not lingering any more", "another"]
+
+
+def test_a_kernel_without_epoll_is_left_alone(pairs: list[Pair]) -> None:
+    async def main() -> None:
+        pairs[0][1].send(b"a")
+        linger = Linger(pairs[0][0].fileno())
+        assert not await linger.wait()
+
+    run(main, selectors.PollSelector())
