@@ -42,17 +42,15 @@ class TLS:
         self._failure: ssl.SSLError | None = None
         self.wants_input = False
         """Whether all that was fed has been decrypted."""
-        # These two are C functions, not methods around them: see `_transport.py` for why no line of Python may run
-        # between what they do and the storing of their result.
-        self.encrypt: Callable[[memoryview], int] = self._object._sslobj.write  # type: ignore[attr-defined]
+        # These are C functions, not methods around them: that is faster, and see `_transport.py` for why no line of
+        # Python may run between what the two public ones do and the storing of their result.
+        inner = self._object._sslobj  # type: ignore[attr-defined]
+        self._read: Callable[[int], bytes] = inner.read
+        self._pending: Callable[[], int] = inner.pending
+        self.encrypt: Callable[[memoryview], int] = inner.write
         """Encrypt some of the bytes given, and return how many."""
         self.take_output: Callable[[int], bytes] = self.outgoing.read
         """Return at most so many of the bytes that must go to the peer; all with -1."""
-
-    @property
-    def has_output(self) -> bool:
-        """Whether there are bytes that must go to the peer."""
-        return self.outgoing.pending > 0
 
     def handshake(self) -> bool:
         """Go on with the handshake; return True when it is done, False when more input is needed."""
@@ -79,10 +77,10 @@ class TLS:
             raise self._failure
         chunks: list[bytes] = []
         try:
-            while chunk := self._object.read(TLS_RECORD):
+            while chunk := self._read(TLS_RECORD):
                 chunks.append(chunk)
                 # To ask before reading on is cheaper than the exception.
-                if not self._incoming.pending and not self._object.pending():
+                if not self._incoming.pending and not self._pending():
                     self.wants_input = True
                     return b"".join(chunks) if len(chunks) > 1 else chunk
         except ssl.SSLWantReadError:

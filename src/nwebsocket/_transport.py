@@ -68,7 +68,7 @@ class Transport:
         self._sock = sock
         # curio keeps the registration of this object, not of a bare int: the same one must be used all the time.
         self._descriptor = Descriptor(sock.fileno())
-        self._linger = Linger(sock.fileno())
+        self._linger: Linger | None = None
         self._tls: TLS | None = None
         self._reads_in_a_row = 0
         self._drained = False  # the last read brought less than it asked for
@@ -113,6 +113,10 @@ class Transport:
         """
         return self._receive_some if self._tls is None else self._receive_decrypted
 
+    def linger(self) -> None:
+        """Wait for data with `Linger` from now on: faster, unless what comes is handed over to another thread."""
+        self._linger = Linger(self._sock.fileno())
+
     @property
     def plain(self) -> bool:
         """Whether the bytes of the socket are the stream's."""
@@ -134,18 +138,20 @@ class Transport:
     async def _receive_decrypted(self) -> bytes:
         tls = self._tls
         assert tls is not None
-        while tls.wants_input or (data := self._decrypt(tls)) is None:
-            encrypted = await self._receive_some()
-            with self.wire:
-                tls.feed(encrypted)
+        data = None if tls.wants_input else self._decrypt(tls, None)
+        while data is None:
+            data = self._decrypt(tls, await self._receive_some())
         return data
 
-    def _decrypt(self, tls: TLS) -> bytes | None:
+    def _decrypt(self, tls: TLS, encrypted: bytes | None) -> bytes | None:
         with self.wire:
+            if encrypted is not None:
+                tls.feed(encrypted)
             try:
                 return tls.decrypt()
             finally:
-                self._send_tls_answers(tls)
+                if tls.outgoing.pending:
+                    self._send_tls_answers()
 
     def send(self, data: bytes) -> None:
         """Queue ``data``, which `flush` will encrypt and give to the OS."""
@@ -177,7 +183,7 @@ class Transport:
                 self._sent_before = sent
                 self._sending = b""
                 self._taken = nothing
-                if not self._queued and self._tls is None:
+                if not self._queued and (self._tls is None or self.idle):
                     break
             return True
         except _WOULD_BLOCK:
@@ -200,7 +206,8 @@ class Transport:
         return bool(self._sending)
 
     def _encrypt(self, tls: TLS) -> None:
-        self._output.extend(map(tls.take_output, (-1,)))
+        if tls.outgoing.pending:
+            self._output.extend(map(tls.take_output, (-1,)))
         while self.batch:
             done, nothing = sum(self._encrypted), list[int]()
             if done < len(self.batch):
@@ -234,7 +241,7 @@ class Transport:
         """Whether nothing is left that the OS has not taken yet; to be asked with `wire` held."""
         if self._sending or self.batch or self._queued:
             return False
-        return self._tls is None or not (self._output or self._tls.has_output)
+        return self._tls is None or not (self._output or self._tls.outgoing.pending)
 
     @property
     def sent(self) -> int:
@@ -287,7 +294,7 @@ class Transport:
                 else:
                     break
             self._drained = False
-            if not await self._linger.wait():
+            if self._linger is None or not await self._linger.wait():
                 self._reads_in_a_row = 0
                 await wait_readable(self._descriptor)
         self._reads_in_a_row += 1
@@ -303,9 +310,7 @@ class Transport:
         while not self.flush():
             await self.wait_writable()
 
-    def _send_tls_answers(self, tls: TLS) -> None:
-        if not tls.has_output:
-            return
+    def _send_tls_answers(self) -> None:
         try:
             flushed = self.flush()
         except OSError:  # the reader still has data to deliver; the next write meets the error again
