@@ -62,13 +62,14 @@ def test_import_nwebsocket_needs_neither_curio_nor_wsproto() -> None:
 
 
 def test_the_protocol_does_no_input_or_output() -> None:
-    names = "_protocol _fast_lane _framing _handshake _deflate _keepalive _url _payload events exceptions close_codes"
-    for name in names.split():
+    parts = "_protocol _fast_lane _framing _handshake _plain_handshake _deflate"
+    for name in f"{parts} _keepalive _url _payload events exceptions close_codes".split():
         assert not imports_of(name) & {"socket", "ssl", "threading", "time", "._curio", "._transport"}, name
 
 
-def test_the_fast_lane_knows_nothing_of_ours_nor_wsproto() -> None:
+def test_the_fast_lanes_know_nothing_of_ours_nor_wsproto() -> None:
     assert imports_of("_fast_lane") == {"__future__", "codecs", "io", "os"}
+    assert imports_of("_plain_handshake") == {"__future__", "collections", "re"}
 
 
 def test_the_loop_thread_knows_no_websocket() -> None:

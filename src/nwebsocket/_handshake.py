@@ -1,6 +1,7 @@
 """The opening handshake, without any input or output: our request, and the server's answer to it (RFC 6455 section 4).
 
 wsproto builds the request and agrees to the answer; what it leaves unchecked is checked here before it gets to see it.
+A plain request and a plain answer pass it by (`_plain_handshake.py`); nobody can tell but by the time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from wsproto.extensions import Extension
 from wsproto.handshake import H11Handshake
 
 from ._deflate import Deflate
+from ._plain_handshake import accepted_headers, request_of
 from ._response import Response
 from .exceptions import HandshakeError, InvalidArgument
 
@@ -59,10 +61,13 @@ class Opening:
     """The opening handshake: our request, and the server's answer to it.
 
     It lives as long as the connection, for its results; what led to them is dropped once the connection is open.
+
+    ``fast_lane``  whether what is plain passes wsproto by
     """
 
     __slots__ = (
         "_body",
+        "_fast_lane",
         "_head_room",
         "_inbox",
         "_key",
@@ -71,18 +76,21 @@ class Opening:
         "_request",
         "_searched",
         "_wsproto",
+        "_wsproto_key",
         "extensions",
         "response",
         "subprotocol",
     )
 
-    def __init__(self, request: Request, deflate: Deflate) -> None:
+    def __init__(self, request: Request, deflate: Deflate, *, fast_lane: bool) -> None:
         self.response: Response | None = None
         self.subprotocol = ""
         self.extensions = ""
         self._request = request
-        self._offered: list[Extension] = [deflate] if request.compression else []
-        self._wsproto = H11Handshake(ConnectionType.CLIENT)
+        self._offered = [deflate] if request.compression else []
+        self._fast_lane = fast_lane
+        self._wsproto: H11Handshake | None = None  # there is none as long as everything is plain
+        self._wsproto_key = b""
         self._key = b""
         self._inbox = bytearray()  # received, and not yet a whole head
         self._searched = 0  # how much of it holds no end of a head
@@ -91,13 +99,36 @@ class Opening:
         self._body = bytearray()
 
     def request(self) -> bytes:
+        data = self._plain_request() if self._fast_lane else None
+        if data is None:
+            self._wsproto, data, self._key = self._ask_wsproto()
+            self._wsproto_key = self._key
+        return data
+
+    def _plain_request(self) -> bytes | None:
         request = self._request
+        self._key = utilities.generate_nonce()
+        headers = [
+            ("Host", request.host),
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Key", self._key.decode()),
+            ("Sec-WebSocket-Version", "13"),
+        ]
+        if request.protocols:
+            headers.append(("Sec-WebSocket-Protocol", ", ".join(request.protocols)))
+        headers += [("Sec-WebSocket-Extensions", f"{offer.name}; {offer.offer()}") for offer in self._offered]
+        return request_of(request.target, [*headers, *request.headers])
+
+    def _ask_wsproto(self) -> tuple[H11Handshake, bytes, bytes]:
+        """Have wsproto make the request; return also the key in it, which is new each time."""
+        request, wsproto = self._request, H11Handshake(ConnectionType.CLIENT)
         try:
-            data = self._wsproto.send(
+            data = wsproto.send(
                 events.Request(
                     host=_AsciiHost(request.host),
                     target=request.target,
-                    extensions=self._offered,
+                    extensions=list[Extension](self._offered),
                     extra_headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in request.headers],
                     subprotocols=list(request.protocols),
                 )
@@ -106,8 +137,7 @@ class Opening:
             raise InvalidArgument(f"the request cannot be sent: {error}") from error
         key = _KEY.search(data)
         assert key is not None
-        self._key = key[1]
-        return data
+        return wsproto, data, key[1]
 
     def receive(self, data: bytes) -> bytes | None:
         """Return what follows an accepted 101, or None to ask for more."""
@@ -116,6 +146,8 @@ class Opening:
             return None
         if not data:
             raise self._ended_early()
+        if self._fast_lane and not self._inbox and (trailing := self._accept_plain(data)) is not None:
+            return trailing
         self._inbox += data
         while (head := self._next_head()) is not None:
             status, phrase, headers = self._parse(head)
@@ -164,19 +196,47 @@ class Opening:
             headers.append((name, value.strip(" \t")))
         return int(status[1]), status[2] or "", headers
 
+    def _accept_plain(self, data: bytes) -> bytes | None:
+        """Return what follows a plain 101; None, and nothing has changed, if wsproto is to judge the answer."""
+        plain = accepted_headers(data, self._expected_accept())
+        if plain is None:
+            return None
+        headers, named, trailing = plain
+        subprotocol, extensions = named.get("sec-websocket-protocol"), named.get("sec-websocket-extensions")
+        if subprotocol not in (self._request.protocols or (None,)):
+            return None
+        if extensions is not None and not self._agree_to(extensions):
+            return None
+        self.response = Response(101, headers)
+        self._opened(subprotocol or "", extensions or "")
+        return trailing
+
+    def _agree_to(self, extension: str) -> bool:
+        """Whether this is just the one extension that was offered, with parameters that it can have."""
+        if extension.partition(";")[0] not in [offer.name for offer in self._offered]:
+            return False
+        try:
+            self._offered[0].finalize(extension)
+        except ValueError:
+            return False
+        return True
+
+    def _opened(self, subprotocol: str, extensions: str) -> None:
+        self.subprotocol, self.extensions = subprotocol, extensions
+        del self._wsproto, self._request, self._offered, self._inbox  # 4 KiB, mostly wsproto's and h11's
+
     def _accept(self) -> bytes:
         """Check a 101, all of it, and let wsproto agree."""
         try:
             self._check_upgrade()
             self._check_subprotocol()
             self._check_extensions()
-            self._wsproto.receive_data(self._head_for_wsproto())
+            wsproto = self._asked_wsproto()
+            wsproto.receive_data(self._head_for_wsproto())
         except (ValueError, utilities.ProtocolError) as error:
             raise self._error(f"the server's answer to the opening handshake is wrong: {error}") from error
-        self.subprotocol = self._single("Sec-WebSocket-Protocol") or ""
-        self.extensions = ", ".join(self._all("Sec-WebSocket-Extensions"))
         trailing = bytes(self._inbox)
-        del self._wsproto, self._request, self._offered, self._inbox  # 4 KiB, mostly wsproto's and h11's
+        self._opened(self._single("Sec-WebSocket-Protocol") or "", ", ".join(self._all("Sec-WebSocket-Extensions")))
         return trailing
 
     def _check_upgrade(self) -> None:
@@ -187,9 +247,12 @@ class Opening:
         if "upgrade" not in (token.strip().lower() for token in connection.split(",")):
             raise ValueError(f"its Connection header is {_show(connection)}; 'Upgrade' was expected in it")
         accept = self._single("Sec-WebSocket-Accept")
-        expected = utilities.generate_accept_token(self._key).decode()
+        expected = self._expected_accept()
         if accept != expected:
             raise ValueError(f"its Sec-WebSocket-Accept header is {_show(accept)}; {expected!r} was expected")
+
+    def _expected_accept(self) -> str:
+        return utilities.generate_accept_token(self._key).decode()
 
     def _check_subprotocol(self) -> None:
         chosen, offered = self._single("Sec-WebSocket-Protocol"), list(self._request.protocols)
@@ -208,22 +271,32 @@ class Opening:
             if names.count(name) > 1:
                 raise ValueError(f"it uses the extension {name} {names.count(name)} times; once was expected")
 
+    def _asked_wsproto(self) -> H11Handshake:
+        """wsproto's side of the handshake; if the request was plain, it learns of it now."""
+        if self._wsproto is None:
+            self._wsproto, _, self._wsproto_key = self._ask_wsproto()
+        return self._wsproto
+
     def _head_for_wsproto(self) -> bytes:
-        """The 101 again, its lists repeated as a whole at the end: wsproto heeds only the last header of several."""
+        """The 101 again, at its end its lists as a whole, and the answer to the key of wsproto's own request: wsproto
+        heeds only the last header of several.
+        """
         assert self.response is not None
-        lists = [(name, ", ".join(self._all(name))) for name in ("Connection", "Sec-WebSocket-Extensions")]
-        headers = self.response.headers + [(name, value) for name, value in lists if value]
+        added = [(name, ", ".join(self._all(name))) for name in ("Connection", "Sec-WebSocket-Extensions")]
+        added.append(("Sec-WebSocket-Accept", utilities.generate_accept_token(self._wsproto_key).decode()))
+        headers = self.response.headers + [(name, value) for name, value in added if value]
         lines = ["HTTP/1.1 101 Switching Protocols", *(f"{name}: {value}" for name, value in headers), "", ""]
         return "\r\n".join(lines).encode("latin-1")
 
     def _read_body(self, data: bytes) -> None:
         """Gather the body of a refusal and raise it when it is complete, or has become as long as may be."""
+        wsproto = self._asked_wsproto()
         try:
-            self._wsproto.receive_data(data or None)
+            wsproto.receive_data(data or None)
             finished = not data
         except utilities.ProtocolError:  # a broken body, or one cut off: the refusal stands nevertheless
             finished = True
-        for event in self._wsproto.events():
+        for event in wsproto.events():
             if isinstance(event, events.RejectData):
                 self._body += event.data[: MAX_BODY_BYTES - len(self._body)]
                 finished = finished or event.body_finished or len(self._body) == MAX_BODY_BYTES

@@ -7,7 +7,8 @@
 2. No method may be called while another one runs in a second thread: the caller sees to it.
 3. wsproto parses and builds. What it leaves unchecked is checked here: the head of the server's answer before wsproto
    gets it (`_handshake.py`), the size of messages and frames through its hooks for extensions (`_FrameGuard`).
-4. On their way in, plain messages, which are most, pass wsproto by (`_fast_lane.py`); nobody can tell but by the time.
+4. Plain messages on their way in, which are most, pass wsproto by (`_fast_lane.py`), and so does a plain handshake
+   (`_plain_handshake.py`); nobody can tell but by the time.
 """
 
 from __future__ import annotations
@@ -72,13 +73,13 @@ class Received:
 class Protocol:
     """One connection, from the opening handshake to the closing one.
 
-    ``fast_lane``  whether plain messages pass wsproto by on their way in
+    ``fast_lane``  whether what is plain passes wsproto by
     """
 
     def __init__(self, request: Request, *, fast_lane: bool = ENABLED) -> None:
         self._deflate = Deflate(request.max_size)
         self._guard = _FrameGuard(request.max_size)
-        self._opening = Opening(request, self._deflate)
+        self._opening = Opening(request, self._deflate, fast_lane=fast_lane)
         self._connection: Connection | None = None
         self._max_size = request.max_size
         self._fast_lane = fast_lane
