@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import encodings.idna
+import functools
 import ipaddress
 import re
 from collections.abc import Iterable
@@ -105,6 +106,11 @@ def parse_url(url: str) -> URL:
     """
     if not isinstance(url, str):
         raise TypeError(f"the URL must be a str, not {type(url).__name__}")
+    return _parse(url)
+
+
+@functools.lru_cache(maxsize=32)
+def _parse(url: str) -> URL:
     text = _clean(url)
     scheme = _SCHEME.match(text)
     if not scheme or scheme[1].lower() not in _SECURE_BY_SCHEME:
