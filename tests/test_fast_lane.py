@@ -215,6 +215,9 @@ class TestNoDifference:
             frame(BINARY, bytes(126)) + non_minimal(TEXT, b"x" * 125, False) + frame(TEXT, b"c"),
             frame(BINARY, bytes(126)) + non_minimal(BINARY, bytes(200), True),
             frame(TEXT, b"a") + b"\x82\xfe\x00\x80" + bytes(132),
+            frame(PING, b"\x88\x00" * 3) + frame(TEXT, b"a"),
+            frame(TEXT, b"\xff\x88\x00") + frame(TEXT, b"a"),
+            frame(TEXT, b"a", first=0) + frame(CONTINUATION, b"\x88\x00") + frame(TEXT, b"b"),
         ],
     )
     def test_wherever_the_one_or_two_cuts_are(self, data: bytes) -> None:
@@ -228,6 +231,15 @@ class TestNoDifference:
         total = assert_same([data], replace(REQUEST, max_size=10))
         assert len(total.messages) == 2
         assert "unexpected CONTINUATION" in str(total.failure)
+
+    @given(
+        st.one_of(st.none(), st.integers(0, 5000), st.sampled_from([1000, 1001, 1005, 1014, 3000])),
+        st.one_of(st.text(max_size=60), st.text("é", min_size=60, max_size=63)),
+    )
+    def test_in_our_close_frame(self, code: int | None, reason: str) -> None:
+        lane, alone = opened(True), opened(False)
+        assert unmasked(lane.close(code, reason)) == unmasked(alone.close(code, reason))
+        assert (lane.close(code, reason), alone.close(code, reason)) == (b"", b"")
 
     @pytest.mark.parametrize("limit", [0, 125, 126, 65_535, 65_536, 70_000])
     @pytest.mark.parametrize("over", [0, 1])

@@ -19,6 +19,7 @@ from ._numpy import load_numpy
 from ._payload import Buffer, Message
 
 _CONTINUATION = 0x0
+_CLOSE = 0x8
 _FIN = 0x80
 _MASKED = 0x80
 _SMALL = 512
@@ -34,6 +35,11 @@ def frame_of(message: Message) -> Buffer:
         return b"".join(_fragments(opcode, payload))
     key = int.from_bytes(os.urandom(4), "little")
     return (_small_frame if size < _SMALL else _large_frame)(_FIN | opcode, payload, key)
+
+
+def close_frame(payload: bytes) -> bytes:
+    """A Close frame with a payload of at most 125 bytes."""
+    return _small_frame(_FIN | _CLOSE, payload, int.from_bytes(os.urandom(4), "little"))
 
 
 def frames_of(messages: Sequence[Message]) -> Buffer:

@@ -21,10 +21,18 @@ from typing import Any, ClassVar, NamedTuple
 from wsproto import events
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.extensions import Extension
-from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
+from wsproto.frame_protocol import (
+    LOCAL_ONLY_CLOSE_REASONS,
+    CloseReason,
+    FrameDecoder,
+    FrameProtocol,
+    Opcode,
+    RsvBits,
+)
 
 from ._deflate import Deflate
 from ._fast_lane import ENABLED, FastLane
+from ._framing import close_frame
 from ._handshake import Opening, Request
 from ._response import Response
 from .close_codes import CloseCode
@@ -40,9 +48,12 @@ from .exceptions import (
 __all__ = ["PeerClose", "Protocol", "Received"]
 
 MAX_FRAGMENTS = 131_072
-MAX_PING_BYTES = 125
+MAX_CONTROL_BYTES = 125  # as any control frame may carry (RFC 6455 section 5.5)
 
 _NO_BITS = RsvBits(False, False, False)
+
+# The codes of which wsproto makes nothing else: the registered ones that it knows, and those for applications.
+_PLAIN_CLOSE_CODES = frozenset({*CloseReason, *range(3000, 5000)}.difference(LOCAL_ONLY_CLOSE_REASONS))
 
 
 class PeerClose(NamedTuple):
@@ -80,7 +91,8 @@ class Protocol:
         self._deflate = Deflate(request.max_size)
         self._guard = _FrameGuard(request.max_size)
         self._opening = Opening(request, self._deflate, fast_lane=fast_lane)
-        self._connection: Connection | None = None
+        self._open = False
+        self._connection: Connection | None = None  # wsproto's side, made when it is needed: it takes 2 KiB
         self._max_size = request.max_size
         self._fast_lane = fast_lane
         self.lane: FastLane | None = None  # there is one as soon as the connection is open
@@ -123,12 +135,11 @@ class Protocol:
         trailing = self._opening.receive(data)
         if trailing is None:
             return False
-        self._connection = Connection(ConnectionType.CLIENT, [self._deflate, self._guard])
-        self.can_send = True
+        self._open = self.can_send = True
         if self._fast_lane:
             self.lane = FastLane(self._max_size, trailing)
         else:
-            self._connection.receive_data(trailing)
+            self._established().receive_data(trailing)
         return True
 
     def refusal(self) -> HandshakeError | None:
@@ -172,8 +183,8 @@ class Protocol:
 
         Raises InvalidArgument for a longer one; ConnectionClosed and InvalidStateError as message() does.
         """
-        if len(payload) > MAX_PING_BYTES:
-            raise InvalidArgument(f"a ping carries at most {MAX_PING_BYTES} bytes, not {len(payload)}")
+        if len(payload) > MAX_CONTROL_BYTES:
+            raise InvalidArgument(f"a ping carries at most {MAX_CONTROL_BYTES} bytes, not {len(payload)}")
         return self._send(events.Ping(payload))
 
     def close(self, code: int | None, reason: str) -> bytes:
@@ -184,13 +195,18 @@ class Protocol:
         """
         if not self.can_send:
             return b""
-        if code is None:
-            code = CloseReason.NORMAL_CLOSURE if reason else CloseReason.NO_STATUS_RCVD
-        return self._send_close(events.CloseConnection(code, reason))
+        if code is None and reason:
+            code = CloseCode.NORMAL_CLOSURE
+        if self.lane is not None and (payload := _plain_close(code, reason)) is not None:
+            self.close_sent, self.can_send = True, False
+            return close_frame(payload)
+        return self._send_close(events.CloseConnection(CloseReason.NO_STATUS_RCVD if code is None else code, reason))
 
     def _established(self) -> Connection:
-        if self._connection is None:
+        if not self._open:
             raise InvalidStateError("the opening handshake is not finished")
+        if self._connection is None:
+            self._connection = Connection(ConnectionType.CLIENT, [self._deflate, self._guard])
         return self._connection
 
     def _parse(self, data: bytes, received: Received) -> bool:
@@ -274,6 +290,14 @@ class Protocol:
         events.Pong: _on_pong,
         events.CloseConnection: _on_close,
     }
+
+
+def _plain_close(code: int | None, reason: str) -> bytes | None:
+    """The payload of a Close frame that wsproto would make just the same, or None."""
+    if code is None:
+        return b""
+    payload = code.to_bytes(2, "big") + reason.encode()
+    return payload if code in _PLAIN_CLOSE_CODES and len(payload) <= MAX_CONTROL_BYTES else None
 
 
 class _FrameGuard(Extension):
