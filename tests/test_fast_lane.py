@@ -292,6 +292,18 @@ class TestWsprotoIsAsked:
         assert [message for part in received for message in part.messages] == messages
         assert asked == []
 
+    @pytest.mark.parametrize("payload", [b"", b"\x03\xe8", b"\x0b\xb8bye", b"\x0f\xa0" + bytes(123)])
+    def test_nothing_about_a_plain_close(self, asked: list[bytes], payload: bytes) -> None:
+        received = opened(True).receive(frame(TEXT, b"a") + frame(8, payload) + b"whatever")
+        assert (received.messages, received.close is None) == (["a"], False)
+        assert unmasked(received.answer) == [(0x88, payload)]
+        assert asked == []
+
+    @pytest.mark.parametrize("payload", [b"\x03", b"\x03\xed", b"\x03\xe8\xff", b"\x07\xd0", bytes(1000)])
+    def test_about_a_close_that_is_not_plain(self, asked: list[bytes], payload: bytes) -> None:
+        assert opened(True).receive(frame(8, payload)).failure is not None
+        assert asked == [frame(8, payload)]
+
     def test_everything_when_the_lane_is_off(self, asked: list[bytes]) -> None:
         messages, data = plain_stream(70_000)
         assert opened(False).receive(data).messages == messages

@@ -25,6 +25,7 @@ ENABLED = os.environ.get("NWEBSOCKET_FAST_LANE") != "0"
 _TEXT = 0x81
 _BINARY = 0x82
 _PLAIN = (_TEXT, _BINARY)
+_CLOSE = 0x88
 
 _FIN = 0x80
 _OPCODE = 0x0F
@@ -115,6 +116,15 @@ class FastLane:
         if data[position + 1] & _MASKED or start - position != header or size > self._max_size:
             return None
         return bounds
+
+    def close_payload(self, data: bytes, position: int) -> bytes | None:
+        """The payload of the Close frame at ``position``, where `take` has stopped; None if there is another frame, or
+        not all of this one.
+        """
+        if self._missing or self._fragmented or data[position] != _CLOSE or position + 1 == len(data):
+            return None
+        start, end = position + 2, position + 2 + data[position + 1]
+        return data[start:end] if end <= min(len(data), start + _MAX_SHORT) else None
 
     def leave(self, data: bytes, position: int) -> tuple[bytes, int]:
         """Return what wsproto must have, beginning at ``position``, where `take` has stopped; and where to go on."""

@@ -162,6 +162,9 @@ class Protocol:
             data, lane.held = lane.held + data, b""
         position = lane.take(data, 0, messages)
         while position < len(data):
+            close = lane.close_payload(data, position)
+            if close is not None and self._on_plain_close(close, received):
+                break
             others, position = lane.leave(data, position)
             if not self._parse(others, received):
                 break
@@ -257,6 +260,18 @@ class Protocol:
     def _on_pong(self, event: events.Pong, received: Received) -> None:
         received.pongs.append(bytes(event.payload))
 
+    def _on_plain_close(self, payload: bytes, received: Received) -> bool:
+        """Take in the payload of a Close frame, and answer with the same; False if it is wsproto's after all."""
+        close = _parsed_plain_close(payload)
+        if close is None:
+            return False
+        received.close = close
+        self.close_received = True
+        if not self.close_sent:
+            self.close_sent = True
+            received.answer += close_frame(payload)
+        return True
+
     def _on_close(self, event: events.CloseConnection, received: Received) -> None:
         # wsproto reports what it cannot parse as if the server had closed, but leaves its state as it was.
         if self._established().state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
@@ -298,6 +313,19 @@ def _plain_close(code: int | None, reason: str) -> bytes | None:
         return b""
     payload = code.to_bytes(2, "big") + reason.encode()
     return payload if code in _PLAIN_CLOSE_CODES and len(payload) <= MAX_CONTROL_BYTES else None
+
+
+def _parsed_plain_close(payload: bytes) -> PeerClose | None:
+    """What the payload of the server's Close frame says, or None if wsproto is to judge it."""
+    if not payload:
+        return PeerClose(CloseCode.NO_STATUS_RECEIVED.value, "")
+    code = int.from_bytes(payload[:2], "big")
+    if code not in _PLAIN_CLOSE_CODES:
+        return None
+    try:
+        return PeerClose(code, payload[2:].decode())
+    except UnicodeDecodeError:
+        return None
 
 
 class _FrameGuard(Extension):
