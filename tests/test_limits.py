@@ -398,6 +398,13 @@ def test_a_silent_server_is_given_up_even_if_it_takes_no_bytes() -> None:
 # --- close_timeout
 
 
+@pytest.fixture(params=["told", "looks"])
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How the loop learns of a close(): it is told, or it looks for it in time."""
+    monkeypatch.setattr(_bridge, "MIN_LOOK", {"told": 5.0, "looks": 0.0}[request.param])
+
+
+@pytest.mark.usefixtures("loop")
 def test_a_server_that_never_answers_the_close() -> None:
     def script(peer: Peer) -> None:
         peer.accept()
@@ -416,6 +423,7 @@ def test_a_server_that_never_answers_the_close() -> None:
     assert raised.value.closed_first == "client"
 
 
+@pytest.mark.usefixtures("loop")
 def test_a_server_that_talks_on_after_our_close_is_cut_too() -> None:
     def script(peer: Peer) -> None:
         peer.accept()

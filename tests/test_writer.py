@@ -33,7 +33,8 @@ from peers import (
     text,
 )
 
-from nwebsocket import ConnectionClosed, WebSocket, _bridge, _loop, _writer
+from nwebsocket import ConnectionClosed, WebSocket, _bridge, _fast_lane, _loop, _writer
+from nwebsocket._session import Session
 from nwebsocket._transport import Transport
 
 THREADS, EACH = 8, 500
@@ -396,6 +397,67 @@ def test_what_was_sent_before_close_arrives_before_the_close_frame(
         ws.send(message)
     close(ws)
     assert collector.payloads == sent
+
+
+# --- close()
+
+
+fast_lane = pytest.mark.skipif(not _fast_lane.ENABLED, reason="only the loop thread asks wsproto for a Close frame")
+
+
+@fast_lane
+@BOTH
+def test_close_is_written_by_who_calls_it(ws: WebSocket, flushes: Flushes) -> None:
+    ws.close(3000, "bye")
+    assert flushes.threads == [threading.current_thread()]
+    assert ws.wait_closed(LIMIT).wasClean
+
+
+@fast_lane
+def test_close_before_the_time_to_look_for_it_is_written_by_the_loop_thread(
+    ws: WebSocket, flushes: Flushes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ws._nwebsocket.bridge, "loop_looks", False)
+    close(ws)
+    assert flushes.names() == {"nwebsocket-loop"}
+
+
+class Asker(Collector):
+    """Sends a ping when `may_ask` is set, and looks at what follows the client's Close frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_ask = threading.Event()
+        self.after_close: bytes | None = None
+
+    def __call__(self, peer: Peer) -> None:
+        peer.accept()
+        assert self.may_ask.wait(LIMIT)
+        peer.send(ping(b"?"))
+        self.frames = peer.read_until_close()
+        peer.send(close_frame(1000))
+        self.after_close = peer.read_eof()
+
+
+@fast_lane
+def test_no_pong_follows_a_close_frame(ca: Authority, any_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pong is ready, and waits for the wire, which close() has."""
+    asker, answering = Asker(), threading.Event()
+    answer = Session._answer
+
+    def noting(session: Session, data: bytes) -> None:
+        answering.set()
+        answer(session, data)
+
+    monkeypatch.setattr(Session, "_answer", noting)
+    with RawServer(asker) as server:
+        ws = connected(server, ca, False)
+        with ws._nwebsocket.session._transport.wire:
+            asker.may_ask.set()
+            assert answering.wait(LIMIT)
+            ws.close(1000)
+        assert ws.wait_closed(LIMIT).wasClean
+    assert ([frame.opcode for frame in asker.frames], asker.after_close) == ([CLOSE], b"")
 
 
 # --- A peer that does not read

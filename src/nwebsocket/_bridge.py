@@ -47,6 +47,10 @@ _MUCH = 64 * 1024
 """Messages, and bytes of one, that the sender writes itself."""
 
 
+MIN_LOOK = 5.0
+"""Seconds; with a `close_timeout` of so much or more the session looks for a close_request once in a close_timeout."""
+
+
 class ReadyState(IntEnum):
     """The states of a connection; it only moves forward (WHATWG WebSockets section 3.1)."""
 
@@ -78,6 +82,7 @@ class WritingSide(Protocol):
 
     def write(self) -> bool: ...
     def write_through(self, message: Message) -> bool: ...
+    def close_through(self, code: int | None, reason: str) -> bool: ...
 
 
 class ReadingSide(Protocol):
@@ -111,6 +116,9 @@ class Bridge:
         self.closed_locally = False
         # What close() asked for; set once. All messages in `_outgoing` go out before it.
         self.close_request: tuple[int | None, str] | None = None
+        self.close_requested_at = 0.0  # monotonic clock
+        # The session finds out by itself, in time for its time-out, that there is a close_request.
+        self.loop_looks = options.close_timeout >= MIN_LOOK
 
         self._loop = _loop.current()
         self.loop_ident = self._loop.ident
@@ -277,15 +285,30 @@ class Bridge:
         """Ask for the closing handshake, after the messages accepted so far; a second call does nothing."""
         try:
             with self.lock:
-                if self.state >= ReadyState.CLOSING:
-                    return
-                self.close_request = (code, reason)
-                self.closed_locally = True
-                self.state = ReadyState.CLOSING
-                self._wake()
-        finally:
-            if self.closed_locally and self.ending is None:
-                self.post(self.session.start_closing)  # again at a second call: rule 2
+                plain = self.state is ReadyState.OPEN and not self.reading_stopped
+                if self.state < ReadyState.CLOSING:
+                    self.close_requested_at = monotonic()
+                    self.close_request = (code, reason)
+                    self.closed_locally = True
+                    self.state = ReadyState.CLOSING
+                    self._wake()
+            if plain and self._close_through(code, reason):
+                return
+        except BaseException:
+            self._post_close()
+            raise
+        self._post_close()  # again at a second call: rule 2
+
+    def _close_through(self, code: int | None, reason: str) -> bool:
+        """Write the Close frame here and now; False if the loop must see to it."""
+        if not self.loop_looks or _waiting.owned(self.lock):  # then in a signal handler: rule 1
+            return False
+        assert self.writer is not None
+        return self.writer.close_through(code, reason)
+
+    def _post_close(self) -> None:
+        if self.closed_locally and self.ending is None:
+            self.post(self.session.start_closing)
 
     def closed_error(self) -> ConnectionClosed:
         """What a method raises that needs an open connection, in CLOSING or CLOSED."""

@@ -198,12 +198,20 @@ class Protocol:
         """
         if not self.can_send:
             return b""
-        if code is None and reason:
-            code = CloseCode.NORMAL_CLOSURE
-        if self.lane is not None and (payload := _plain_close(code, reason)) is not None:
+        frame = self.plain_close(code, reason)
+        if frame is not None:
             self.close_sent, self.can_send = True, False
-            return close_frame(payload)
-        return self._send_close(events.CloseConnection(CloseReason.NO_STATUS_RCVD if code is None else code, reason))
+            return frame
+        if code is None:
+            code = CloseReason.NORMAL_CLOSURE if reason else CloseReason.NO_STATUS_RCVD
+        return self._send_close(events.CloseConnection(code, reason))
+
+    def plain_close(self, code: int | None, reason: str) -> bytes | None:
+        """Return what close() would return, if that needs no wsproto: then any thread may ask. It changes nothing: who
+        sends it, sets `close_sent` and `can_send`.
+        """
+        payload = _plain_close(code, reason) if self.lane is not None else None
+        return None if payload is None else close_frame(payload)
 
     def _established(self) -> Connection:
         if not self._open:
@@ -268,7 +276,7 @@ class Protocol:
         received.close = close
         self.close_received = True
         if not self.close_sent:
-            self.close_sent = True
+            self.close_sent, self.can_send = True, False
             received.answer += close_frame(payload)
         return True
 
@@ -309,8 +317,9 @@ class Protocol:
 
 def _plain_close(code: int | None, reason: str) -> bytes | None:
     """The payload of a Close frame that wsproto would make just the same, or None."""
-    if code is None:
+    if code is None and not reason:
         return b""
+    code = CloseCode.NORMAL_CLOSURE if code is None else code
     payload = code.to_bytes(2, "big") + reason.encode()
     return payload if code in _PLAIN_CLOSE_CODES and len(payload) <= MAX_CONTROL_BYTES else None
 

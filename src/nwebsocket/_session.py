@@ -106,7 +106,6 @@ class Session:
         self._deadline: float | None = None
         self._given_up = False
         self._peer_close: PeerClose | None = None
-        self._closed_first: Side | None = None
         self._error: WebSocketError | None = None
         # Nothing more is expected of the peer but the end of the stream; what still comes is thrown away.
         self._draining = False
@@ -224,6 +223,13 @@ class Session:
         ending = self._bridge.ending
         if ending is not None and not self._bridge.error_raised and self._callbacks.end_unheard():
             log.warning("%s: %s", self._url.href, ending.error)
+
+    @property
+    def _closed_first(self) -> Side | None:
+        """Who sent the first Close frame."""
+        if (self._writer is not None and self._writer.closed) or (self._protocol is not None and self._protocol.failed):
+            return "client"
+        return None if self._peer_close is None else "server"
 
     def _ending(self) -> Ending:
         if self._error is None and self._peer_close is None:
@@ -349,22 +355,26 @@ class Session:
         assert self._transport is not None
         for payload in received.pongs:
             self._pong(payload)
+        if received.answer:
+            self._answer(received.answer)
         if received.close is not None:
-            self._closed_by_peer(received.close)
+            self._peer_close = received.close
+            self._bridge.closing_by_server()
         if received.failure is not None:
             self._error = received.failure
-            self._closed_first = self._closed_first or "client"
-        if received.answer:
-            self._transport.send(received.answer)
         if received.close is not None or received.failure is not None:
             await self._drain()
         else:
             await self._write()
 
-    def _closed_by_peer(self, close: PeerClose) -> None:
-        self._peer_close = close
-        self._closed_first = self._closed_first or "server"
-        self._bridge.closing_by_server()
+    def _answer(self, answer: bytes) -> None:
+        """Queue a Pong, a Close frame or both, unless close() has just sent a Close frame: nothing may follow that."""
+        writer, transport = self._writer, self._transport
+        assert writer is not None
+        assert transport is not None
+        with transport.wire:
+            if not writer.closed:
+                transport.send(answer)
 
     async def _drain(self) -> None:
         """Nothing is left to hear, and only our Close frame to say: then the server should end the connection."""
@@ -449,12 +459,13 @@ class Session:
         protocol, transport, request = self._protocol, self._transport, self._bridge.close_request
         assert protocol is not None
         assert transport is not None
+        assert self._writer is not None
         with transport.wire:
             if protocol.can_send:
                 if request is None or self._bridge.has_outgoing():
                     return False
-                self._closed_first = self._closed_first or "client"
                 transport.send(protocol.close(*request))
+                self._writer.closed = True
                 return True
             if self._draining and not self._shut_down:
                 self._shut_down = True
@@ -493,12 +504,20 @@ class Session:
 
     async def _arm(self) -> None:
         """Have _tick() called when the next deadline has come, or before."""
-        due = self.keepalive.deadline() if self._deadline is None else self._deadline
+        due = self._deadline if self._deadline is not None else self._next_look()
         if due is None or self._given_up or (self._timer is not None and self._timer.when <= due):
             return
         if self._timer is not None:
             self._timer.cancel()
         self._timer = await _loop.current().call_at(due, self._tick)
+
+    def _next_look(self) -> float | None:
+        """When to look at the open connection again: at keepalive's deadline, or for a close() that has told nobody."""
+        due = self.keepalive.deadline()
+        if not self._bridge.loop_looks:
+            return due
+        look = monotonic() + self._options.close_timeout
+        return look if due is None else min(due, look)
 
     async def _tick(self) -> None:
         """Look whether a deadline has come (timer)."""
@@ -506,6 +525,8 @@ class Session:
         if not self._serving:
             return
         now = monotonic()
+        if self._deadline is None and self._bridge.close_request is not None:
+            self._deadline = self._bridge.close_requested_at + self._options.close_timeout
         if self._deadline is not None:
             if now >= self._deadline:
                 await self._closing_timed_out(now)
@@ -557,9 +578,11 @@ class Session:
     async def _send_ping(self, payload: bytes) -> None:
         assert self._protocol is not None
         assert self._transport is not None
-        if self._protocol.can_send:
+        with self._transport.wire:
+            if not self._protocol.can_send:
+                return
             self._transport.send(self._protocol.ping(payload))
-            await self._write()
+        await self._write()
 
     def _pong(self, payload: bytes) -> None:
         answered = self.keepalive.pong(payload, monotonic())

@@ -39,6 +39,8 @@ class Writer:
         """The operating system takes no more; whoever has waited for it to do so sets this to False."""
         self.error: OSError | None = None
         """Why nothing can be written any more."""
+        self.closed = False
+        """The Close frame has been given to the transport as the first of both sides': nothing may follow it."""
         self._writing = False
         # What had been framed, and sent on the wire, before the batch that the transport has in hands.
         self._bytes_before = self._messages_before = self._sent_before = 0
@@ -107,6 +109,30 @@ class Writer:
                 self._writing = False
         bridge.post_flush()
         return True
+
+    def close_through(self, code: int | None, reason: str) -> bool:
+        """Write the Close frame, from any thread; False if it was not: messages go before it, or not all is well."""
+        frame = self._protocol.plain_close(code, reason)
+        if frame is None:
+            return False
+        with self.wire:
+            if self._writing or self._bridge.has_outgoing() or not self._transport.idle or self.error is not None:
+                return False
+            if not self._protocol.can_send:
+                return False
+            self._writing = True
+            try:
+                # Assignments in a row, which nothing interrupts.
+                self._transport.batch = frame
+                self._protocol.close_sent = True
+                self._protocol.can_send = False
+                self.closed = True
+                return self._transport.flush()
+            except OSError as error:
+                self.error = error
+                return False
+            finally:
+                self._writing = False
 
     def _flush(self) -> bool:
         """Have the operating system take the batch; False if it does not take all of it."""
