@@ -134,7 +134,9 @@ class Callbacks:
     def has_handler(self, event_type: str) -> bool:
         """Whether somebody listens to this type of event."""
         listeners = self._listeners[event_type]
-        return any(entry is not ATTRIBUTE for entry in listeners) or self._attribute(event_type) is not None
+        if listeners and any(entry is not ATTRIBUTE for entry in listeners):
+            return True
+        return self._attribute(event_type) is not None
 
     def hears_messages(self) -> bool:
         """The same for messages, as fast as can be: it is asked for each one."""

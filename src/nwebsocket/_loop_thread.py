@@ -97,7 +97,7 @@ class LoopThread:
         """Have `function` run as a task of its own on the loop thread. False if the loop has ended."""
 
         async def command() -> None:
-            await spawn(function, daemon=True)
+            await spawn(function(), daemon=True)
 
         return self.post(command)
 

@@ -144,7 +144,8 @@ class Session:
         except Exception as error:
             log.exception("internal error")
             self._error = ConnectionLost(f"internal error: {error!r}")
-        await disable_cancellation(self._end)
+        async with disable_cancellation():
+            await self._end()
 
     async def _open_within_limits(self) -> None:
         """Raise ConnectionFailed or one of its kind unless the connection is open afterwards."""

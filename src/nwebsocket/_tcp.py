@@ -34,6 +34,9 @@ async def connect_host(host: str, port: int) -> socket.socket:
 
 
 async def _resolve(host: str, port: int) -> list[Address]:
+    with suppress(OSError):  # none of the usual four numbers, with which getaddrinfo takes far longer
+        socket.inet_pton(socket.AF_INET, host)
+        return [(socket.AF_INET, (host, port))]
     # Bytes, because a str would go through the "idna" codec, which raises UnicodeError for a label over 63 bytes.
     lookup = functools.partial(socket.getaddrinfo, host.encode("ascii"), port, type=socket.SOCK_STREAM)
     with suppress(socket.gaierror):  # a name, not an address
@@ -163,9 +166,10 @@ async def _connect(family: int, sockaddr: Any) -> socket.socket:
         if family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         error = sock.connect_ex(sockaddr)
-        if error in _PENDING:
-            if not _is_connected(sock):
-                await wait_writable(Descriptor(sock.fileno()))
+        if error in _PENDING and _is_connected(sock):
+            error = 0
+        elif error in _PENDING:
+            await wait_writable(Descriptor(sock.fileno()))
             error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, os.strerror(error))

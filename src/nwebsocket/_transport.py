@@ -71,7 +71,8 @@ class Transport:
         self._linger: Linger | None = None
         self._tls: TLS | None = None
         self._reads_in_a_row = 0
-        self._drained = False  # the last read brought less than it asked for
+        # The last read brought less than it asked for; at first it is our turn to speak.
+        self._drained = True
         self._read_size = READ_SIZE
 
         # What is to be sent, and is not encrypted yet: a batch first, which may be assigned when nothing is unsent.
