@@ -10,6 +10,7 @@ from ._curio import TaskTimeout, before
 from ._handshake import Request
 from ._options import MAX_REDIRECTS, Options
 from ._protocol import Protocol
+from ._tcp import Attempt
 from ._tls import default_tls_context
 from ._transport import Transport, open_transport
 from ._url import URL
@@ -26,10 +27,14 @@ Headers = tuple[tuple[str, str], ...]
 
 
 class Opening:
-    """One attempt to open a connection; afterwards `transport` and `protocol` are those of the open connection."""
+    """One attempt to open a connection; afterwards `transport` and `protocol` are those of the open connection.
 
-    def __init__(self, url: URL, protocols: tuple[str, ...], options: Options) -> None:
+    ``begun``  what begin_connecting() has returned: run() goes on with it, or abandon() closes it
+    """
+
+    def __init__(self, url: URL, protocols: tuple[str, ...], options: Options, begun: Attempt | None = None) -> None:
         self._url = url
+        self._begun = begun  # towards the host of the URL
         self._protocols = protocols
         self._options = options
         self.transport: Transport | None = None
@@ -51,6 +56,11 @@ class Opening:
                 headers = tuple(pair for pair in headers if pair[0].lower() not in _BOUND_TO_ORIGIN)
             chain.append(url)
 
+    def abandon(self) -> None:
+        """Close what had begun and was not gone on with."""
+        if self._begun is not None:
+            self._begun[0].close()
+
     def timed_out(self) -> ConnectionFailed:
         """What to raise when run() was ended by its deadline: the refusal, if the head of one had come."""
         refusal = self.protocol.refusal() if self.protocol is not None else None
@@ -60,7 +70,8 @@ class Opening:
     async def _open(self, url: URL, headers: Headers) -> None:
         self.transport = self.protocol = None
         tls = (self._options.ssl or default_tls_context()) if url.secure else None
-        self.transport = transport = await open_transport(url.host, url.port, tls=tls)
+        begun, self._begun = self._begun, None
+        self.transport = transport = await open_transport(url.host, url.port, tls=tls, begun=begun)
         try:
             self.protocol = protocol = Protocol(self._request(url, headers))
             transport.send(protocol.handshake())

@@ -36,6 +36,7 @@ from ._options import Options
 from ._protocol import PeerClose, Protocol, Received
 from ._reader import AVAILABLE, MAX_FRAME, Reader
 from ._response import Response
+from ._tcp import Attempt
 from ._transport import Transport
 from ._url import URL
 from ._writer import Writer
@@ -68,13 +69,20 @@ class Session:
     """One connection, on the loop thread."""
 
     def __init__(
-        self, bridge: Bridge, callbacks: Callbacks, url: URL, protocols: tuple[str, ...], options: Options
+        self,
+        bridge: Bridge,
+        callbacks: Callbacks,
+        url: URL,
+        protocols: tuple[str, ...],
+        options: Options,
+        begun: Attempt | None,
     ) -> None:
         self._bridge = bridge
         self._callbacks = callbacks
         self._url = url
         self._protocols = protocols
         self._options = options
+        self._begun = begun
         self._transport: Transport | None = None
         self._protocol: Protocol | None = None
         self._writer: Writer | None = None
@@ -125,6 +133,8 @@ class Session:
 
     def after_fork_in_child(self) -> None:
         """Close the child's copy of the socket; the parent's is untouched."""
+        if self._begun is not None:
+            self._begun[0].close()
         if self._transport is not None:
             self._transport.close_inherited()
 
@@ -150,7 +160,7 @@ class Session:
     async def _open_within_limits(self) -> None:
         """Raise ConnectionFailed or one of its kind unless the connection is open afterwards."""
         self._opening = True
-        opening = Opening(self._url, self._protocols, self._options)
+        opening = Opening(self._url, self._protocols, self._options, self._begun)
         timeout = self._options.open_timeout
         try:
             if self._bridge.close_request is None:
@@ -163,6 +173,8 @@ class Session:
                 raise
         finally:
             self._opening = False
+            self._begun = None
+            opening.abandon()
         if not self._bridge_opened():
             raise Cancelled(f"{self._url.href}: close() was called before the connection was open")
 

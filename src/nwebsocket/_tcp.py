@@ -1,4 +1,7 @@
-"""DNS and TCP: from a host name to a connected socket, by Happy Eyeballs (RFC 8305). Runs in the loop thread only."""
+"""DNS and TCP: from a host name to a connected socket, by Happy Eyeballs (RFC 8305).
+
+Runs in the loop thread only, but for begin_connecting().
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,18 @@ from .exceptions import ConnectionFailed
 Address = tuple[int, Any]
 """An address family and a socket address of that family."""
 
+Attempt = tuple[socket.socket, int]
+"""A socket that has begun to connect, and the number of the error so far, which may be that it is under way."""
+
 ATTEMPT_DELAY = 0.25  # seconds; RFC 8305 section 8, "Connection Attempt Delay"
 _PENDING = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
 
-async def connect_host(host: str, port: int) -> socket.socket:
-    addresses = await _resolve(host, port)
+async def connect_host(host: str, port: int, begun: Attempt | None = None) -> socket.socket:
+    """``begun``: what begin_connecting() has returned for the same host and port; it is used or closed."""
+    addresses = await _resolve(host, port) if begun is None else [(socket.AF_INET, (host, port))]
     try:
-        return await connect_any(addresses)
+        return await connect_any(addresses, begun)
     except _AllFailed as failed:
         tried = "; ".join(f"{sockaddr[0]}: {error.strerror or error}" for (_, sockaddr), error in failed.attempts)
         raise ConnectionFailed(f"cannot connect to {host} port {port} ({tried})") from failed.attempts[-1][1]
@@ -87,10 +94,10 @@ class _AllFailed(Exception):
         self.attempts = attempts
 
 
-async def connect_any(addresses: Sequence[Address]) -> socket.socket:
+async def connect_any(addresses: Sequence[Address], begun: Attempt | None = None) -> socket.socket:
     """Connect to the first of ``addresses`` that answers (RFC 8305 section 5), or raise _AllFailed."""
     if len(addresses) == 1:
-        return await _connect_only(addresses[0])
+        return await _connect_only(addresses[0], begun)
     race = _Race()
     try:
         await race.run(deque(_interleave(addresses)))
@@ -103,10 +110,10 @@ async def connect_any(addresses: Sequence[Address]) -> socket.socket:
     return race.winner
 
 
-async def _connect_only(address: Address) -> socket.socket:
+async def _connect_only(address: Address, begun: Attempt | None) -> socket.socket:
     """Without tasks and timers, which take longer than connecting within the machine does."""
     try:
-        return await _connect(*address)
+        return await _finish(*(begun or _begin(*address)))
     except OSError as error:
         raise _AllFailed([(address, error)]) from error
 
@@ -159,13 +166,37 @@ class _Race:
         await self._progress.set()
 
 
-async def _connect(family: int, sockaddr: Any) -> socket.socket:
+def begin_connecting(host: str, port: int) -> Attempt | None:
+    """Begin to connect to an address, without waiting for anything; None for a name, or if it cannot be begun.
+
+    From any thread: the server may be at it while the loop thread is still waking up.
+    """
+    try:
+        socket.inet_pton(socket.AF_INET, host)
+        return _begin(socket.AF_INET, (host, port))
+    except OSError:
+        return None
+
+
+def _begin(family: int, sockaddr: Any) -> Attempt:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         if family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        error = sock.connect_ex(sockaddr)
+        return sock, sock.connect_ex(sockaddr)
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def _connect(family: int, sockaddr: Any) -> socket.socket:
+    return await _finish(*_begin(family, sockaddr))
+
+
+async def _finish(sock: socket.socket, error: int) -> socket.socket:
+    """Return the socket of an attempt once it is connected; else close it, and raise OSError."""
+    try:
         if error in _PENDING and _is_connected(sock):
             error = 0
         elif error in _PENDING:

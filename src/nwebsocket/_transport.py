@@ -23,7 +23,7 @@ from ._curio import Descriptor, sleep, wait_readable
 from ._curio import wait_writable as wait_descriptor_writable
 from ._linger import Linger
 from ._payload import Buffer
-from ._tcp import close_socket, connect_host
+from ._tcp import Attempt, close_socket, connect_host
 from ._tls import TLS, explain
 from .exceptions import TLSError
 
@@ -34,13 +34,16 @@ _LINGER_ZERO = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 _WOULD_BLOCK = (BlockingIOError, InterruptedError)
 
 
-async def open_transport(host: str, port: int, *, tls: ssl.SSLContext | None) -> Transport:
-    """Connect to ``host`` (a name, or an IP address without brackets) and set up TLS if a context is given.
+async def open_transport(
+    host: str, port: int, *, tls: ssl.SSLContext | None, begun: Attempt | None = None
+) -> Transport:
+    """Connect to ``host`` (a name, or an IP address without brackets) and set up TLS if a context is given; go on with
+    what begin_connecting() has ``begun``, if it has.
 
     May be cancelled at any moment: no socket and no task is left. Sets no time limit of its own.
     Raises ConnectionFailed if the host is unknown or no address of it can be connected, and TLSError.
     """
-    transport = Transport(await connect_host(host, port))
+    transport = Transport(await connect_host(host, port, begun))
     if tls is not None:
         try:
             await transport.start_tls(tls, host, port)

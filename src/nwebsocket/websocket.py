@@ -77,6 +77,7 @@ class _Inside:
 
     def start(self, owner: WebSocket, url: URL, protocols: tuple[str, ...], options: Options) -> None:
         from ._session import Session  # with the first connection: see _loop.py
+        from ._tcp import begin_connecting
 
         self.url, self.options = url, options
         if url.secure and options.ssl is None:
@@ -84,9 +85,10 @@ class _Inside:
         self.bridge = bridge = Bridge(options)
         self.callbacks = Callbacks(owner, bridge, url.origin, options.callbacks, _EMPTY_HANDLERS)
         self.callbacks.check_methods(owner)
+        begun = begin_connecting(url.host, url.port)
         for _ in range(self.init_depth):
             self.callbacks.init_entered()
-        self.session = bridge.session = Session(bridge, self.callbacks, url, protocols, options)
+        self.session = bridge.session = Session(bridge, self.callbacks, url, protocols, options, begun)
         self.started = True
         _sockets.register(owner, self)
         bridge.start()
