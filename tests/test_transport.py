@@ -22,9 +22,12 @@ import trustme
 
 from nwebsocket import _tcp, _transport
 from nwebsocket._curio import Event, Kernel, TaskTimeout, before, curio, sleep, spawn
-from nwebsocket._tcp import connect_any
+from nwebsocket._opening import Opening
+from nwebsocket._options import Options
+from nwebsocket._tcp import begin_connecting, connect_any, connect_host
 from nwebsocket._tls import TLS, default_tls_context
 from nwebsocket._transport import Transport, open_transport
+from nwebsocket._url import parse_url
 from nwebsocket.exceptions import ConnectionFailed, TLSError
 
 PATIENCE = 10.0  # seconds: longer than anything here takes, shorter than the test's time limit
@@ -448,6 +451,44 @@ def test_families_alternate_beginning_with_the_first() -> None:
 def test_ipv6_that_refuses_and_ipv4_that_answers(good_address: Any) -> None:
     refused = (socket.AF_INET6, ("::1", closed_port(), 0, 0))  # or no IPv6 here at all: it fails either way
     assert run(timed_connect, [refused, good_address])[1] == good_address[1]
+
+
+def test_what_has_begun_in_another_thread_is_gone_on_with(good_address: Any) -> None:
+    attempt = begin_connecting(*good_address[1])
+    assert attempt is not None
+    assert run(connect_host, *good_address[1], attempt) is attempt[0]
+    attempt[0].close()
+
+
+def test_a_name_must_be_looked_up_before() -> None:
+    assert begin_connecting("localhost", 80) is None
+
+
+def test_what_has_begun_and_is_refused_is_told_as_ever() -> None:
+    port = closed_port()
+    attempt = begin_connecting("127.0.0.1", port)
+    assert attempt is not None
+    for begun in (attempt, None):
+        with pytest.raises(ConnectionFailed, match=f"127.0.0.1 port {port} .127.0.0.1: Connection refused") as caught:
+            run(connect_host, "127.0.0.1", port, begun)
+        assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+    assert attempt[0].fileno() == -1
+
+
+@linux_only
+def test_what_has_begun_and_is_cancelled_is_closed(silent_address: Any) -> None:
+    attempt = begin_connecting(*silent_address[1])
+    assert attempt is not None
+    with pytest.raises(TaskTimeout):
+        run(lambda: before(time.monotonic() + 0.1, connect_host(*silent_address[1], attempt)))
+    assert attempt[0].fileno() == -1
+
+
+def test_what_has_begun_and_is_not_gone_on_with_is_closed(good_address: Any) -> None:
+    attempt = begin_connecting(*good_address[1])
+    assert attempt is not None
+    Opening(parse_url("ws://127.0.0.1/"), (), Options(), attempt).abandon()
+    assert attempt[0].fileno() == -1
 
 
 @linux_only
