@@ -224,8 +224,8 @@ class Callbacks:
     def _keep_owner(self) -> None:
         """A socket with handlers lives until it has heard everything; without, nobody but its user holds it."""
         over = self._bridge.ending is not None and self._next_type() is None
-        listening = any(map(self.has_handler, EVENT_TYPES))
-        self._kept_alive = self._owner() if listening and not over else None
+        listening = not over and any(map(self.has_handler, EVENT_TYPES))
+        self._kept_alive = self._owner() if listening else None
 
     def _notify_thread(self) -> None:
         with self._bridge.lock:

@@ -89,8 +89,9 @@ class LoopThread:
             self._late.append(command)  # the interrupted put() or get() of this thread sees to it when it goes on
             return self._alive
         alive = self._put(command)
-        for late in self._take_late():
-            alive = self._put(late)
+        if self._late:
+            for late in self._take_late():
+                alive = self._put(late)
         return alive
 
     def spawn(self, function: Command) -> bool:
@@ -189,7 +190,8 @@ class LoopThread:
                 commands.append(await self._queue.get())
         finally:
             self._getting = None
-        commands.extend(self._take_late())
+        if self._late:
+            commands.extend(self._take_late())
         return commands
 
     def _take_late(self) -> Iterator[Command]:
