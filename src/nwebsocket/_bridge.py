@@ -1,7 +1,7 @@
 """What crosses between the threads, for one connection: its state, messages out, messages and endings in.
 
     USER THREADS     send() close() --> outgoing, close_request --post(flush)--> take()   LOOP THREAD
-                            `---- writer.write(): who sends may write, too ------^
+                            `---- writer.write(): who calls them may write, too -^
                      recv() wait_*() <-- inbox, state, ending <-- opened() deliver() ended()
                        `---- reader.read(): who receives may read, too, when the loop lends the socket
     CALLBACK THREAD  take_message() <---'

@@ -4,7 +4,8 @@
     message(), ping(), close() ──> bytes       bytes ──> receive() ──> Received: messages, pongs, an answer, the end
 
 1. Nothing in here knows a socket, a thread or a clock; only this, `_handshake.py` and `_deflate.py` know wsproto.
-2. No method may be called while another one runs in a second thread: the caller sees to it.
+2. No method may be called while another one runs in a second thread: the caller sees to it. Only plain_close() may,
+   and `close_sent` may become true at any time.
 3. wsproto parses and builds. What it leaves unchecked is checked here: the head of the server's answer before wsproto
    gets it (`_handshake.py`), the size of messages and frames through its hooks for extensions (`_FrameGuard`).
 4. Plain messages on their way in, which are most, pass wsproto by (`_fast_lane.py`), and so does a plain handshake
@@ -263,7 +264,7 @@ class Protocol:
     def _on_ping(self, event: events.Ping, received: Received) -> None:
         if self.can_send:
             # Of several pings only the last needs a Pong (RFC 6455 section 5.5.3): a flood is not answered in kind.
-            received.answer = self._send(event.response())
+            received.answer = self._established().send(event.response())
 
     def _on_pong(self, event: events.Pong, received: Received) -> None:
         received.pongs.append(bytes(event.payload))

@@ -3,7 +3,7 @@
     run() ── Opening.run() ── transport, protocol      (with a deadline; cancelled by close())
        └──── _read_loop()     socket -> protocol -> bridge.deliver(); waits while the inbox is full
              _write()         what user threads have not written themselves; a task waits while the socket is full
-             _tick()          a timer: pings, and the deadlines of closing
+             _tick()          a timer: pings, the deadlines of closing, and a close() that has told nobody
 
 Everything here runs on the loop thread; user threads reach it through the bridge's commands. An idle connection is one
 task, which waits for the socket, and one timer.
