@@ -16,6 +16,7 @@ from peers import CLOSE, LIMIT, PING, Authority, Frame, Peer, RawServer, close_f
 
 from nwebsocket import ConnectionClosed, WebSocket, _loop
 from nwebsocket._fast_lane import ENABLED
+from nwebsocket._transport import Transport
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
 
@@ -318,6 +319,27 @@ def test_a_send_interrupted_before_it_was_counted_is_counted_by_the_loop(ws: Web
         ws.send("a1")
     commands_done()
     assert ws.bufferedAmount == 0
+
+
+@by_the_sender
+@pytest.mark.parametrize("method", ["idle", "flush"])
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupted_close_is_carried_out_nevertheless(
+    ws: WebSocket, method: str, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Transport.__dict__[method]
+    call = original.fget if isinstance(original, property) else original
+
+    def interrupted(transport: Transport) -> Any:
+        monkeypatch.undo()
+        if after:
+            call(transport)
+        raise Interruption
+
+    monkeypatch.setattr(Transport, method, property(interrupted) if method == "idle" else interrupted)
+    with pytest.raises(Interruption):
+        ws.close()
+    assert ws.wait_closed(LIMIT).wasClean
 
 
 @pytest.mark.usefixtures("no_collection")
