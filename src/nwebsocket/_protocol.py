@@ -275,7 +275,7 @@ class Protocol:
         if close is None:
             return False
         received.close = close
-        self.close_received = True
+        self.close_received, self.can_send = True, False
         if not self.close_sent:
             self.close_sent, self.can_send = True, False
             received.answer += close_frame(payload)
