@@ -285,7 +285,8 @@ class Bridge:
         """Ask for the closing handshake, after the messages accepted so far; a second call does nothing."""
         try:
             with self.lock:
-                plain = self.state is ReadyState.OPEN and not self.reading_stopped
+                reads = not self.reading_stopped and not (self.reader is not None and self.reader.lent)
+                plain = self.state is ReadyState.OPEN and reads
                 if self.state < ReadyState.CLOSING:
                     self.close_requested_at = monotonic()
                     self.close_request = (code, reason)
