@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from peers import LIMIT
 
 from nwebsocket import _linger
-from nwebsocket._curio import Descriptor, Kernel, sleep, spawn, wait_readable
+from nwebsocket._curio import Descriptor, Kernel, epoll_descriptor, sleep, spawn, wait_readable
 from nwebsocket._linger import Linger
 
 pytestmark = pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason="lingers with epoll only")
@@ -21,6 +22,12 @@ pytestmark = pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason=
 def run(main: Callable[[], Coroutine[Any, Any, None]], selector: selectors.BaseSelector | None = None) -> None:
     with Kernel(selector=selector) as kernel:
         kernel.run(main)
+
+
+async def lingering(sock: socket.socket) -> Linger:
+    epoll = await epoll_descriptor()
+    assert epoll is not None
+    return Linger(sock.fileno(), epoll)
 
 
 Pair = tuple[socket.socket, socket.socket]
@@ -39,6 +46,7 @@ def pairs() -> Iterator[list[Pair]]:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every wait lingers, and far longer than any of these tests may take."""
     monkeypatch.setattr(_linger, "_QUICK", float("inf"))
+    monkeypatch.setattr(_linger, "_STAY", float("inf"))
     monkeypatch.setattr(_linger, "_MOMENT", 10_000 * LIMIT)
 
 
@@ -46,9 +54,9 @@ def test_a_wait_long_after_the_last_one_does_not_linger(pairs: list[Pair], monke
     monkeypatch.setattr(_linger, "_QUICK", 0.0)
 
     async def main() -> None:
-        linger = Linger(pairs[0][0].fileno())
-        assert not await linger.wait()
-        assert not await linger.wait()
+        linger = await lingering(pairs[0][0])
+        assert not linger.wait()
+        assert not linger.wait()
 
     run(main)
 
@@ -57,12 +65,12 @@ def test_data_is_found(pairs: list[Pair]) -> None:
     (ours, theirs), _ = pairs
 
     async def main() -> None:
-        linger = Linger(ours.fileno())
+        linger = await lingering(ours)
         threading.Timer(0.05, theirs.send, (b"a",)).start()
-        assert await linger.wait()
+        assert linger.wait()
         assert ours.recv(10) == b"a"
         theirs.close()
-        assert await linger.wait()
+        assert linger.wait()
         assert ours.recv(10) == b""
 
     run(main)
@@ -79,24 +87,38 @@ def test_another_task_gets_its_turn_as_soon_as_its_socket_has_data(pairs: list[P
     async def main() -> None:
         task = await spawn(wait_for_another)
         await sleep(0)
-        linger = Linger(ours.fileno())
+        linger = await lingering(ours)
         threading.Timer(0.05, far.send, (b"a",)).start()
-        assert not await linger.wait()
+        assert not linger.wait()
         happened.append("not lingering any more")
         for _ in range(_linger._OTHERS_TURN):
-            assert not await linger.wait()
+            assert not linger.wait()
         await task.join()
         theirs.send(b"a")
-        assert await linger.wait()
+        assert linger.wait()
 
     run(main)
     assert happened == ["not lingering any more", "another"]
 
 
-def test_a_kernel_without_epoll_is_left_alone(pairs: list[Pair]) -> None:
+def test_the_kernel_runs_now_and_then(pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_linger, "_STAY", 0.01)
+    (ours, theirs), _ = pairs
+    theirs.send(b"a")
+
     async def main() -> None:
-        pairs[0][1].send(b"a")
-        linger = Linger(pairs[0][0].fileno())
-        assert not await linger.wait()
+        linger = await lingering(ours)
+        assert not linger.wait()
+        assert linger.wait()
+        deadline = time.monotonic() + LIMIT
+        while linger.wait():
+            assert time.monotonic() < deadline
+
+    run(main)
+
+
+def test_a_kernel_without_epoll_is_left_alone() -> None:
+    async def main() -> None:
+        assert await epoll_descriptor() is None
 
     run(main, selectors.PollSelector())

@@ -44,7 +44,6 @@ def test_curio_is_imported_in_one_place() -> None:
 
 def test_only_the_loop_side_knows_curio() -> None:
     assert importers_of("._curio") == {
-        "_linger",
         "_loop_thread",
         "_session",
         "_opening",

@@ -33,13 +33,12 @@ def frame_of(message: Message) -> Buffer:
     opcode, payload, size = message
     if isinstance(payload, tuple):
         return b"".join(_fragments(opcode, payload))
-    key = int.from_bytes(os.urandom(4), "little")
-    return (_small_frame if size < _SMALL else _large_frame)(_FIN | opcode, payload, key)
+    return (_small_frame if size < _SMALL else _large_frame)(_FIN | opcode, payload, _new_key())
 
 
 def close_frame(payload: bytes) -> bytes:
     """A Close frame with a payload of at most 125 bytes."""
-    return _small_frame(_FIN | _CLOSE, payload, int.from_bytes(os.urandom(4), "little"))
+    return _small_frame(_FIN | _CLOSE, payload, _new_key())
 
 
 def frames_of(messages: Sequence[Message]) -> Buffer:
@@ -65,8 +64,25 @@ def _fragments(opcode: int, payloads: Sequence[bytes]) -> list[Buffer]:
     frames: list[Buffer] = []
     for index, payload in enumerate(payloads):
         first = (_FIN if index == len(payloads) - 1 else 0) | (_CONTINUATION if index else opcode)
-        frames.append(_frame(first, payload, int.from_bytes(os.urandom(4), "little")))
+        frames.append(_frame(first, payload, _new_key()))
     return frames
+
+
+# Keys that no frame has had yet: one system call draws many.
+_keys: list[int] = []
+
+
+def _new_key() -> int:
+    """A fresh unpredictable key (RFC 6455 section 5.3). From any thread."""
+    try:
+        return _keys.pop()
+    except IndexError:
+        _keys.extend(memoryview(os.urandom(4 * 256)).cast("I"))
+        return _new_key()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keys.clear)
 
 
 def _frame(first: int, payload: bytes, key: int) -> Buffer:

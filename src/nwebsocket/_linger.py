@@ -10,54 +10,44 @@ from __future__ import annotations
 import select
 from time import monotonic
 
-from ._curio import epoll_descriptor
-
 _QUICK = 1e-3
 """Seconds between two waits for the socket for which the second may be a lingering one."""
 
+_STAY = 2e-3
+"""Seconds after which the kernel runs in any case: so late may a timer be, or a task that is ready without a socket."""
+
 _MOMENT = 1
-"""Milliseconds to linger: so much later may a timer or a task be that is ready to run without its descriptor."""
+"""Milliseconds to linger at once."""
 
 _OTHERS_TURN = 50
 """Waits in which it is not tried again, after something else has happened."""
 
 
 class Linger:
-    """Waits for one socket, on the loop thread."""
+    """Waits for one socket, on the loop thread, whose kernel waits in the epoll instance of descriptor ``epoll``."""
 
-    __slots__ = ("_fileno", "_others_turn", "_poller", "_waited")
+    __slots__ = ("_fileno", "_left", "_others_turn", "_poller", "_waited")
 
-    def __init__(self, fileno: int) -> None:
+    def __init__(self, fileno: int, epoll: int) -> None:
         self._fileno = fileno
-        self._poller: select.poll | None = None
-        self._waited = 0.0
+        self._poller = select.poll()
+        self._poller.register(fileno, select.POLLIN)  # and is the first, then, of what poll() returns
+        self._poller.register(epoll, select.POLLIN)
+        self._waited = self._left = 0.0
         self._others_turn = 0
 
-    async def wait(self) -> bool:
+    def wait(self) -> bool:
         """Return whether the socket has data or has ended. Where not, it is to be waited for as always."""
         now = monotonic()
         quick = now - self._waited < _QUICK
         self._waited = now
-        if not quick:
-            return False
-        if self._others_turn:
+        if quick and not self._others_turn and now - self._left < _STAY:
+            ready = self._poller.poll(_MOMENT)
+            if ready and ready[0][0] == self._fileno:
+                return True
+            if ready:
+                self._others_turn = _OTHERS_TURN
+        elif self._others_turn:
             self._others_turn -= 1
-            return False
-        poller = self._poller or await self._new_poller()
-        if poller is None:
-            return False
-        ready = poller.poll(_MOMENT)
-        if any(fileno == self._fileno for fileno, _ in ready):
-            return True
-        if ready:
-            self._others_turn = _OTHERS_TURN
+        self._left = now
         return False
-
-    async def _new_poller(self) -> select.poll | None:
-        epoll = await epoll_descriptor()
-        if epoll is None:
-            return None
-        self._poller = poller = select.poll()
-        poller.register(self._fileno, select.POLLIN)
-        poller.register(epoll, select.POLLIN)
-        return poller

@@ -203,7 +203,7 @@ class Session:
         assert self._transport is not None
         self._transport.on_unsent = lambda: self._bridge.post(self.flush)
         if self._on_loop:
-            self._transport.linger()
+            await self._transport.linger()
         try:
             await self._arm()
             await self._read_loop()

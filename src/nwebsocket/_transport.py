@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from ._curio import Descriptor, sleep, wait_readable
+from ._curio import Descriptor, epoll_descriptor, sleep, wait_readable
 from ._curio import wait_writable as wait_descriptor_writable
 from ._linger import Linger
 from ._payload import Buffer
@@ -83,10 +83,11 @@ class Transport:
         self._queued: list[bytes] = []
         self._encrypted: list[int] = []  # bytes of the batch, piece by piece
         self._output: list[bytes] = []  # ... as they will be on the wire
-        # What is being given to the OS, how much of it that has taken, piece by piece, and all that came before.
+        # What is being given to the OS, and how much of it that has taken, piece by piece.
         self._sending: Buffer = b""
         self._taken: list[int] = []
-        self._sent_before = 0
+        self.sent_before = 0
+        """`sent`, but for what is being given to the OS right now."""
         self._flushing = False
 
     async def start_tls(self, context: ssl.SSLContext, host: str, port: int) -> None:
@@ -117,9 +118,11 @@ class Transport:
         """
         return self._receive_some if self._tls is None else self._receive_decrypted
 
-    def linger(self) -> None:
+    async def linger(self) -> None:
         """Wait for data with `Linger` from now on: faster, unless what comes is handed over to another thread."""
-        self._linger = Linger(self._sock.fileno())
+        epoll = await epoll_descriptor()
+        if epoll is not None:
+            self._linger = Linger(self._sock.fileno(), epoll)
 
     @property
     def plain(self) -> bool:
@@ -183,8 +186,8 @@ class Transport:
                     taken.extend(map(self._sock.send, (memoryview(self._sending)[done:],)))
                 if sum(taken) < size:
                     return False
-                sent = self._sent_before + size
-                self._sent_before = sent
+                sent = self.sent_before + size
+                self.sent_before = sent
                 self._sending = b""
                 self._taken = nothing
                 if not self._queued and (self._tls is None or self.idle):
@@ -251,7 +254,7 @@ class Transport:
     def sent(self) -> int:
         """Bytes the OS has taken so far, as they are on the wire; from any thread."""
         taken = self._taken
-        return self._sent_before + sum(taken) if taken else self._sent_before
+        return self.sent_before + sum(taken) if taken else self.sent_before
 
     @property
     def unsent(self) -> int:
@@ -298,9 +301,9 @@ class Transport:
                 else:
                     break
             self._drained = False
-            if self._linger is None or not await self._linger.wait():
-                self._reads_in_a_row = 0
+            if self._linger is None or not self._linger.wait():
                 await wait_readable(self._descriptor)
+            self._reads_in_a_row = 0
         self._reads_in_a_row += 1
         size = len(data)
         # Most often less than asked for is all there is: it is cheaper to wait than to ask.

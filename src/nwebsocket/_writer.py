@@ -89,7 +89,7 @@ class Writer:
                 return False
             self._writing = True
             try:
-                sent = transport.sent
+                sent = transport.sent_before
                 # Assignments in a row, which nothing interrupts: the message is accepted and framed, or it is not.
                 transport.batch = frame
                 self._sent_before = sent
