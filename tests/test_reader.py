@@ -7,6 +7,7 @@ import gc
 import itertools
 import random
 import signal
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from peers import (
     PING,
     PONG,
     TEXT,
+    Authority,
     Peer,
     RawServer,
     binary,
@@ -34,6 +36,7 @@ from nwebsocket import _reader as reader_module
 from nwebsocket._fast_lane import ENABLED
 from nwebsocket._reader import AVAILABLE, Reader
 from nwebsocket._session import SOON
+from nwebsocket._tls import TLS
 
 pytestmark = pytest.mark.skipif(
     not (ENABLED and AVAILABLE), reason="recv() reads the socket only with the fast lane, and where there is poll()"
@@ -99,16 +102,26 @@ def sayer() -> Sayer:
     return Sayer()
 
 
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def tls(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 @pytest.fixture
-def server(sayer: Sayer) -> Iterator[RawServer]:
-    with RawServer(sayer) as server:
+def server(sayer: Sayer, ca: Authority, tls: bool) -> Iterator[RawServer]:
+    with RawServer(sayer, ssl=ca.server() if tls else None) as server:
         yield server
 
 
 @pytest.fixture
-def ws(server: RawServer) -> Iterator[WebSocket]:
+def options(ca: Authority, tls: bool) -> dict[str, Any]:
+    return {"compression": None, "ssl": ca.client() if tls else None}
+
+
+@pytest.fixture
+def ws(server: RawServer, options: dict[str, Any]) -> Iterator[WebSocket]:
     """An open connection to the sayer."""
-    ws = connect(server.url, compression=None)
+    ws = connect(server.url, **options)
     yield ws
     ws.close()
     ws.wait_closed(LIMIT)
@@ -158,7 +171,7 @@ def waits_for_the_socket(reader: Reader) -> None:
 
 
 @pytest.mark.usefixtures("long_lease")
-def test_the_loop_sleeps_while_recv_reads(ws: WebSocket) -> None:
+def test_the_loop_sleeps_while_recv_reads(ws: WebSocket, tls: bool) -> None:
     lend(ws)
     session, before, seen_by_loop = ws._nwebsocket.session, ws.stats, []
     session._received = seen_by_loop.append
@@ -169,7 +182,8 @@ def test_the_loop_sleeps_while_recv_reads(ws: WebSocket) -> None:
     assert seen_by_loop == []
     after = ws.stats
     assert after.messages_received == before.messages_received + 100
-    assert after.bytes_received == before.bytes_received + 10 * 3 + 90 * 4
+    if not tls:
+        assert after.bytes_received == before.bytes_received + 10 * 3 + 90 * 4
     assert after.inbox == 0
 
 
@@ -244,8 +258,8 @@ def test_a_fault_is_found_after_the_messages_before_it(ws: WebSocket, sayer: Say
 
 
 @pytest.mark.usefixtures("long_lease")
-def test_a_message_too_big_is_refused(server: RawServer, sayer: Sayer) -> None:
-    with connect(server.url, compression=None, max_size=1000) as ws:
+def test_a_message_too_big_is_refused(server: RawServer, sayer: Sayer, options: dict[str, Any]) -> None:
+    with connect(server.url, max_size=1000, **options) as ws:
         lend(ws)
         sayer.streams = [[binary(bytes(1001))]]
         ws.send("stream 0")
@@ -348,8 +362,8 @@ def test_a_time_out_is_kept(ws: WebSocket, timeout: float) -> None:
     assert ws.recv(LIMIT) == "b"
 
 
-def test_who_stops_receiving_is_not_sent_more_than_the_inbox_takes(server: RawServer) -> None:
-    with connect(server.url, compression=None, max_queue=100) as ws:
+def test_who_stops_receiving_is_not_sent_more_than_the_inbox_takes(server: RawServer, options: dict[str, Any]) -> None:
+    with connect(server.url, max_queue=100, **options) as ws:
         lend(ws)
         ws.send("flood 200000")
         assert ws.recv(LIMIT) == "0"
@@ -434,3 +448,84 @@ def test_a_signal_handler_may_receive_inside_recv(ws: WebSocket) -> None:
             with contextlib.suppress(WaitTimeout):
                 received.append(int(ws.recv(0.01)))
     assert sorted(received) == list(range(30_000))
+
+
+class InterruptedList(list[bytes]):
+    """A list after whose append() a signal handler may raise."""
+
+    def __init__(self, strike: Callable[[], None]) -> None:
+        self._strike = strike
+
+    def append(self, item: bytes) -> None:
+        super().append(item)
+        self._strike()
+
+
+class Decryption:
+    """TLS that has records to decrypt, and the ``strike``-th call of which a signal handler interrupts at its end."""
+
+    def __init__(self, ca: Authority, strike: int) -> None:
+        self._left = strike
+        self.tls = TLS(ca.client(), "localhost")
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        server = ca.server().wrap_bio(incoming, outgoing, server_side=True)
+        for _ in range(3):
+            self.tls.handshake()
+            incoming.write(self.tls.take_output(-1))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                server.do_handshake()
+            if outgoing.pending:
+                self.tls.feed(outgoing.read())
+        self._server, self._outgoing = server, outgoing
+        self.pieces = InterruptedList(self._strike)
+        for name in ("_read_into", "_pending"):
+            setattr(self.tls, name, self._interrupted(getattr(self.tls, name)))
+
+    def feed(self, records: list[bytes]) -> None:
+        for record in records:
+            self._server.write(record)
+        self.tls.feed(self._outgoing.read())
+
+    def _interrupted(self, function: Callable[..., int]) -> Callable[..., int]:
+        def call(*arguments: Any) -> int:
+            result = function(*arguments)
+            self._strike()
+            return result
+
+        return call
+
+    def _strike(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise Interruption
+
+
+RECORDS = [b"a" * 10, b"bb", b"c" * 16384, b"dd"]
+
+
+def test_decryption_that_is_interrupted_anywhere_loses_nothing(ca: Authority) -> None:
+    interrupted = 0
+    for strike in itertools.count(1):
+        decryption = Decryption(ca, strike)
+        decryption.feed(RECORDS)
+        try:
+            decryption.tls.decrypt_at_once(decryption.pieces)
+        except Interruption:
+            interrupted += 1
+            decryption.tls.decrypt_at_once(decryption.pieces)
+        else:
+            break
+        assert b"".join(decryption.pieces) == b"".join(RECORDS)
+    assert interrupted >= 4 * len(RECORDS)
+
+
+def test_a_record_of_one_byte_that_may_be_lost_is_not_lost_in_silence(ca: Authority) -> None:
+    decryption = Decryption(ca, 1)
+    decryption.feed([b"a", b"bb"])
+    with pytest.raises(Interruption):
+        decryption.tls.decrypt_at_once(decryption.pieces)
+    assert decryption.pieces == []
+    with pytest.raises(ssl.SSLError, match="interrupted"):
+        decryption.tls.decrypt_at_once(decryption.pieces)
+    with pytest.raises(ssl.SSLError, match="interrupted"):
+        decryption.tls.decrypt()

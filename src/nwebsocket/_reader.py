@@ -57,7 +57,7 @@ class Reader:
         # What has been read, in order, and where the first frame begins in it that is not in the inbox yet.
         self._pieces: list[bytes] = []
         self._position = 0
-        self._lacking = 0  # bytes until that frame is all there, if so much is known
+        self._needed = 0  # bytes of the pieces until that frame is all there, if so much is known
         self._reading = False
         self._error: OSError | None = None
 
@@ -104,8 +104,8 @@ class Reader:
         with self._wire:
             self.lent = False
             data, position = b"".join(self._pieces), self._position
-            self._pieces, self._position, self._lacking = [], 0, 0
-            self._transport.received += len(data)
+            self._pieces, self._position, self._needed = [], 0, 0
+            self._transport.stop_reading_now()
         return data[position:] if position else data
 
     # ---- any thread
@@ -123,7 +123,7 @@ class Reader:
         try:
             going_on = True
             while going_on and self.lent and not bridge.inbox:
-                if self._lacking or not self._pieces:
+                if self._needed or not self._pieces:
                     patience = _PATIENCE if deadline is None else min(_PATIENCE, max(0.0, deadline - monotonic()))
                     if not poller.poll(patience * 1000):
                         return
@@ -138,12 +138,13 @@ class Reader:
             return False
         self._reading = True
         try:
-            if self._lacking or not self._pieces:
-                self._transport.read_now(self._pieces)
-                if not self._pieces[-1]:
-                    return False  # the end of the stream: the loop will meet it again
-                self._lacking = max(0, self._lacking - len(self._pieces[-1]))
-            return bool(self._lacking) or self._parse()
+            if self._needed or not self._pieces:
+                if not self._transport.read_now(self._pieces):
+                    return False
+                if not self._pieces or (self._needed and sum(map(len, self._pieces)) < self._needed):
+                    return True
+                self._needed = 0
+            return self._parse()
         except (BlockingIOError, InterruptedError):
             return True  # somebody else was faster
         except OSError as error:
@@ -154,7 +155,7 @@ class Reader:
 
     def _parse(self) -> bool:
         """Move the next whole messages to the inbox, or find out how much lacks; False if what comes is not for us."""
-        pieces, position, bridge, transport = self._pieces, self._position, self._bridge, self._transport
+        pieces, position, bridge = self._pieces, self._position, self._bridge
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         size = len(data)
         messages: list[str | bytes] = []
@@ -163,14 +164,13 @@ class Reader:
             return self._measure(data, position)
         inbox, rest = deque(messages), [] if end == size else [data]
         start = 0 if end == size else end
-        received, count = transport.received + (size if end == size else 0), bridge.messages_received + len(messages)
+        count = bridge.messages_received + len(messages)
         # Assignments in a row, which nothing interrupts: the messages are still bytes, or they are in the inbox.
         self._pieces = rest
         self._position = start
         self._reads += 1
         bridge.inbox = inbox
         bridge.messages_received = count
-        transport.received = received
         bridge.written_at = 0.0  # what is sent now may be the answer, and goes out at once
         bridge.wake_receivers()
         return True
@@ -179,5 +179,5 @@ class Reader:
         bounds = self._lane.bounds(data, position) if position < len(data) else None
         if bounds is None or bounds[1] - position > MAX_FRAME:
             return False
-        self._lacking = max(0, bounds[1] - len(data))
-        return self._lacking > 0
+        self._needed = bounds[1] if bounds[1] > len(data) else 0
+        return self._needed > 0

@@ -184,7 +184,7 @@ class Session:
         assert self._transport is not None
         self._writer = self._bridge.writer = Writer(self._bridge, self._protocol, self._transport)
         self.response = self._protocol.response
-        self._lendable = AVAILABLE and self._writer.any_thread and self._transport.plain
+        self._lendable = AVAILABLE and self._writer.any_thread
         self.subprotocol = self._protocol.subprotocol
         self.extensions = self._protocol.extensions
 

@@ -40,15 +40,19 @@ class TLS:
         """The bytes that must go to the peer."""
         self._object = context.wrap_bio(self._incoming, self.outgoing, server_hostname=host)
         self._failure: ssl.SSLError | None = None
+        self._record = bytearray()  # where decrypt_at_once() reads to; made when it is needed
         self.wants_input = False
         """Whether all that was fed has been decrypted."""
         # These are C functions, not methods around them: that is faster, and see `_transport.py` for why no line of
         # Python may run between what the two public ones do and the storing of their result.
         inner = self._object._sslobj  # type: ignore[attr-defined]
         self._read: Callable[[int], bytes] = inner.read
+        self._read_into: Callable[[int, memoryview], int] = inner.read
         self._pending: Callable[[], int] = inner.pending
         self.encrypt: Callable[[memoryview], int] = inner.write
         """Encrypt some of the bytes given, and return how many."""
+        self.feed_some: Callable[[bytes], int] = self._incoming.write
+        """Take what the peer has sent, and return how much that was: all of it."""
         self.take_output: Callable[[int], bytes] = self.outgoing.read
         """Return at most so many of the bytes that must go to the peer; all with -1."""
 
@@ -93,6 +97,53 @@ class TLS:
                 raise
             self._failure = error  # after the data that came before it
         return b"".join(chunks)
+
+    def decrypt_at_once(self, pieces: list[bytes]) -> None:
+        """Append all the data fed so far to ``pieces``, whatever a signal handler raises meanwhile.
+
+        The end of the stream is left to `decrypt`. Raises ssl.SSLError.
+        """
+        if self._failure is not None:
+            raise self._failure
+        with suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            while True:
+                self._decrypt_record(pieces)
+                if not self._incoming.pending:
+                    return
+
+    def _decrypt_record(self, pieces: list[bytes]) -> None:
+        """Append the data of the next record, or of what is left of one.
+
+        The ssl module looks for signals after it has read, and if a handler raises, then does not say that it has. So
+        this reads one byte, and then just so many as the record still has: what has happened can be found out.
+        """
+        if not self._record:
+            self._record = bytearray(TLS_RECORD)
+        record, count, fed = memoryview(self._record), len(pieces), self._incoming.pending
+        size, done = 0, 1
+        try:
+            if not self._read_into(1, record):
+                raise ssl.SSLZeroReturnError
+            size = done
+            while rest := self._pending():
+                done = size + rest
+                self._read_into(rest, record[size:])
+                size = done
+            pieces.append(bytes(record[:size]))
+        except BaseException as error:
+            if size < done and not isinstance(error, ssl.SSLError) and self._has_read(size, fed):
+                size = done
+            if size and len(pieces) == count:
+                pieces.append(bytes(record[:size]))
+            raise
+
+    def _has_read(self, size: int, fed: int) -> bool:
+        """Whether an interrupted read, of the first byte of a record or of all the others, has taken place."""
+        left = self._pending()
+        if not size and not left and self._incoming.pending < fed:
+            # A record of a single byte, or one without data: that cannot be told, and nothing may be lost in silence.
+            self._failure = ssl.SSLError("interrupted while a record was decrypted")
+        return left == 0 if size else left > 0
 
     def close(self) -> None:
         """Put out the close_notify alert."""

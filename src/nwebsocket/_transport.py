@@ -72,6 +72,9 @@ class Transport:
         # curio keeps the registration of this object, not of a bare int: the same one must be used all the time.
         self._descriptor = Descriptor(sock.fileno())
         self._linger: Linger | None = None
+        # What read_now() has read, and how much of it has been fed to TLS, piece by piece.
+        self._read_encrypted: list[bytes] = []
+        self._fed: list[int] = []
         self._tls: TLS | None = None
         self._reads_in_a_row = 0
         # The last read brought less than it asked for; at first it is our turn to speak.
@@ -124,23 +127,45 @@ class Transport:
         if epoll is not None:
             self._linger = Linger(self._sock.fileno(), epoll)
 
-    @property
-    def plain(self) -> bool:
-        """Whether the bytes of the socket are the stream's."""
-        return self._tls is None
-
     def poller(self) -> select.poll:
         """Something to wait with until the socket has data or has ended, on any thread, but one at a time."""
         poller = select.poll()
         poller.register(self._sock, select.POLLIN)
         return poller
 
-    def read_now(self, pieces: list[bytes]) -> None:
-        """Append what has come to ``pieces``, b"" at the end of the stream; from any thread that holds `wire`.
+    def read_now(self, pieces: list[bytes]) -> bool:
+        """Append what has come, decrypted, to ``pieces``: all that there is, or nothing yet; False at the end of the
+        stream. From any thread that holds `wire`, while `receive` is not under way; then stop_reading_now().
 
-        `receive` must not be under way, and `received` is left to the caller. Raises BlockingIOError, and OSError.
+        Raises BlockingIOError, other OSErrors and ssl.SSLError.
         """
-        pieces.extend(map(self._sock.recv, (READ_SIZE,)))
+        tls = self._tls
+        read = pieces if tls is None else self._read_encrypted
+        read.extend(map(self._sock.recv, (READ_SIZE,)))
+        self.received += len(read[-1])
+        if not read[-1]:
+            return False  # the next one will meet it again
+        if tls is not None:
+            self._feed(tls)
+            try:
+                tls.decrypt_at_once(pieces)
+            finally:
+                if tls.outgoing.pending:
+                    self._send_tls_answers()
+        return True
+
+    def stop_reading_now(self) -> None:
+        """Before `receive` goes on; on the loop thread, with `wire` held."""
+        if self._tls is not None:
+            self._feed(self._tls)
+            self._tls.wants_input = False
+
+    def _feed(self, tls: TLS) -> None:
+        """Give TLS what has been read and not been fed yet; to be interrupted anywhere."""
+        nothing, no_sizes = list[bytes](), list[int]()
+        self._fed.extend(map(tls.feed_some, self._read_encrypted[len(self._fed) :]))
+        self._read_encrypted = nothing
+        self._fed = no_sizes
 
     async def _receive_decrypted(self) -> bytes:
         tls = self._tls
