@@ -492,3 +492,58 @@ def test_a_finalizer_may_send_while_messages_are_received(ws: WebSocket, collect
     ws.close()
     assert ws.wait_closed(LIMIT).wasClean
     assert sorted(collector.starting("f")) == list(range(total))
+
+
+class Flood:
+    """A server's script: at each message, sends a thousand numbers."""
+
+    def __call__(self, peer: Peer) -> None:
+        peer.accept()
+        while peer.read_frame().opcode != CLOSE:
+            peer.send(b"".join(text(str(number)) for number in range(1000)))
+        peer.send(close_frame(1000))
+
+
+@pytest.fixture
+def stopped() -> Iterator[WebSocket]:
+    """A connection that is not read, because its inbox is full; the last of 30,000 messages is "999"."""
+    with RawServer(Flood()) as server, WebSocket(server.url, max_queue=1) as ws:
+        bridge, deadline = ws._nwebsocket.bridge, time.monotonic() + LIMIT
+        for _ in range(30):
+            ws.send("")
+        while not bridge.reading_stopped:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        yield ws
+
+
+def receive_to_the_end(ws: WebSocket) -> int:
+    """Return how many messages come."""
+    count = 0
+    while ws.stats.messages_received < 30_000 or ws.stats.inbox:
+        ws.recv(LIMIT)
+        count += 1
+    return count
+
+
+def test_a_recv_interrupted_before_reading_is_resumed(stopped: WebSocket) -> None:
+    bridge, received, post = stopped._nwebsocket.bridge, 0, stopped._nwebsocket.bridge.post
+
+    def interrupted(_: object) -> None:
+        bridge.post = post
+        raise Interruption
+
+    bridge.post = interrupted
+    with contextlib.suppress(Interruption):
+        while True:
+            stopped.recv(LIMIT)
+            received += 1
+    assert received + receive_to_the_end(stopped) == 30_000 - 1  # the interrupted one is lost
+
+
+def test_a_recv_interrupted_before_it_looks_whether_there_is_room(stopped: WebSocket) -> None:
+    bridge = stopped._nwebsocket.bridge
+    with bridge.lock:
+        lost = len(bridge.inbox)
+        bridge.inbox.clear()
+    assert lost + receive_to_the_end(stopped) == 30_000

@@ -377,6 +377,8 @@ class Bridge:
                     self._receivers.remove(waiter)
                     continue
                 self._want_socket_back()
+                if self.reading_stopped:  # who has emptied the inbox was interrupted before it could look
+                    self._resume_reading_if_room()
             woken = self._sleep(waiter, deadline, self._receivers)
 
     def _taken_error(self) -> RuntimeError:
@@ -391,10 +393,19 @@ class Bridge:
     def take_message(self) -> str | bytes:
         """The next message, which must be there. By recv() with the lock held, or by the callbacks: never by both."""
         message = self.inbox.popleft()
-        if self.reading_stopped and self._has_room():
+        if self.reading_stopped:
+            self._resume_reading_if_room()
+        return message
+
+    def _resume_reading_if_room(self) -> None:
+        if not self._has_room():
+            return
+        try:
             self.reading_stopped = False
             self.post(self.session.resume_reading)
-        return message
+        except BaseException:
+            self.reading_stopped = True  # the next one who looks posts again: rule 2
+            raise
 
     @property
     def inbox_length(self) -> int:
