@@ -31,11 +31,10 @@ from peers import (
     text,
 )
 
-from nwebsocket import ConnectionClosed, ConnectionLost, WaitTimeout, WebSocket, connect
-from nwebsocket import _reader as reader_module
+from nwebsocket import ConnectionClosed, ConnectionLost, WaitTimeout, WebSocket, _session, connect
 from nwebsocket._fast_lane import ENABLED
-from nwebsocket._reader import AVAILABLE, Reader
-from nwebsocket._session import SOON
+from nwebsocket._reader import Reader
+from nwebsocket._sweep import AVAILABLE, IDLE, Sweep
 from nwebsocket._tls import TLS
 
 pytestmark = pytest.mark.skipif(
@@ -130,7 +129,12 @@ def ws(server: RawServer, options: dict[str, Any]) -> Iterator[WebSocket]:
 @pytest.fixture
 def long_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop does not read again by itself: only when it is asked to, at once."""
-    monkeypatch.setattr(reader_module, "LEASE", 2 * LIMIT)
+
+    async def sleep(_: Sweep) -> None:
+        pass
+
+    monkeypatch.setattr(Sweep, "_look_where_something_waits", sleep)
+    monkeypatch.setattr(Sweep, "_look_at_all", sleep)
 
 
 def lend(ws: WebSocket) -> Reader:
@@ -193,9 +197,16 @@ def test_the_loop_reads_again_when_recv_does_not_come_back(ws: WebSocket, sayer:
     assert sayer.ponged.wait(LIMIT)
 
 
-def test_a_socket_nobody_asks_in_time_is_not_lent(ws: WebSocket) -> None:
+def test_the_loop_waits_again_for_a_socket_that_is_silent(ws: WebSocket) -> None:
+    reader, deadline = lend(ws), time.monotonic() + IDLE + LIMIT
+    while reader.lent:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_socket_that_is_seldom_read_is_not_lent(ws: WebSocket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_session, "SOON", 0.0)
     for _ in range(3):
-        time.sleep(2 * SOON)
         ws.send("echo a")
         assert ws.recv(LIMIT) == "a"
     assert ws._nwebsocket.bridge.reader is None

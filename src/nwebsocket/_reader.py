@@ -4,8 +4,8 @@
     USER THREAD      └──> read() ──> bridge.inbox
 
 That one thread wakes another costs more than all the rest of a round trip. So the loop, when it has woken recv() soon
-after the message before, lends the socket. It has it back as soon as nobody has read for `LEASE`, or who waits or
-closes asks for it, or there is anything but whole plain messages: that, and all errors, are for the loop.
+after the message before, lends the socket. It has it back as soon as nobody reads what comes (`_sweep.py`), somebody
+who waits or closes asks for it, or there is anything but whole plain messages: that, and all errors, are for the loop.
 
 1. Who looks at the socket, or at what has come from it, holds `wire` and has found `lent` true. Nobody waits with it.
 2. The main thread may be interrupted between any two calls. So what the socket gives is stored by the very call that
@@ -17,19 +17,13 @@ from __future__ import annotations
 import select
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from time import monotonic
 
+from . import _sweep
 from ._bridge import Bridge
-from ._curio import Event, TaskTimeout, before
+from ._curio import Event
 from ._fast_lane import FastLane
 from ._transport import Transport
-
-AVAILABLE = hasattr(select, "poll")
-"""Whether a thread can wait for a socket here; on Windows the loop always reads."""
-
-LEASE = 0.01
-"""Seconds in which somebody must have read, for the loop not to do it itself again."""
 
 _PATIENCE = 0.02
 """Seconds that recv() waits for the socket, before it lets the loop do that."""
@@ -44,14 +38,18 @@ MAX_FRAME = 256 * 1024
 class Reader:
     """Lends the socket of one open connection, whose frames all may take the fast lane."""
 
-    def __init__(self, bridge: Bridge, transport: Transport, lane: FastLane) -> None:
+    def __init__(self, bridge: Bridge, transport: Transport, lane: FastLane, heard: Callable[[float], None]) -> None:
         self.lent = False
+        self.reads = 0
+        """How often messages have been read by threads."""
+        self.fileno = transport.fileno
+        self._heard = heard
+        self._sweep = _sweep.current()
         self._bridge = bridge
         self._transport = transport
         self._lane = lane
         self._wire = transport.wire
         self._wanted = Event()
-        self._reads = 0
         # One, while nobody waits for the socket.
         self._pollers: list[select.poll] = []
         # What has been read, in order, and where the first frame begins in it that is not in the inbox yet.
@@ -63,10 +61,8 @@ class Reader:
 
     # ---- loop thread
 
-    async def lend(self, heard: Callable[[float], None]) -> bytes:
+    async def lend(self) -> bytes:
         """Leave the socket to the threads that come to read, until they do not; return what they have left to parse.
-
-        ``heard``  is called now and then with the time, while they do
 
         Raises OSError, as reading does.
         """
@@ -79,10 +75,13 @@ class Reader:
             self._pollers = [self._transport.poller()]
             self.lent = True
             self._bridge.wake_receivers()
+        await self._sweep.add(self)
         try:
-            await self._wait_till_idle(heard)
+            await self._wanted.wait()
         finally:
+            self._sweep.remove(self)
             left = self._take_back()
+        self.heard()
         if self._error is not None:
             raise self._error
         return left
@@ -91,14 +90,14 @@ class Reader:
         """Have lend() return."""
         await self._wanted.set()
 
-    async def _wait_till_idle(self, heard: Callable[[float], None]) -> None:
-        reads = -1
-        while reads != self._reads and not self._wanted.is_set():
-            reads = self._reads
-            with suppress(TaskTimeout):
-                await before(monotonic() + LEASE, self._wanted.wait())
-            if reads != self._reads:
-                heard(monotonic())
+    def heard(self) -> None:
+        """Have keepalive know that something came."""
+        self._heard(monotonic())
+
+    @property
+    def has_left(self) -> bool:
+        """Whether something has been read that nobody has taken."""
+        return bool(self._pieces)
 
     def _take_back(self) -> bytes:
         with self._wire:
@@ -129,6 +128,8 @@ class Reader:
                         return
                 with self._wire:
                     going_on = self._advance()
+            if self._pieces:
+                self._sweep.left.append(self)
         finally:
             pollers.append(poller)
 
@@ -168,7 +169,7 @@ class Reader:
         # Assignments in a row, which nothing interrupts: the messages are still bytes, or they are in the inbox.
         self._pieces = rest
         self._position = start
-        self._reads += 1
+        self.reads += 1
         bridge.inbox = inbox
         bridge.messages_received = count
         bridge.written_at = 0.0  # what is sent now may be the answer, and goes out at once

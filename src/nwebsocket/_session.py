@@ -34,8 +34,9 @@ from ._loop_thread import Timer
 from ._opening import Opening
 from ._options import Options
 from ._protocol import PeerClose, Protocol, Received
-from ._reader import AVAILABLE, MAX_FRAME, Reader
+from ._reader import MAX_FRAME, Reader
 from ._response import Response
+from ._sweep import AVAILABLE
 from ._tcp import Attempt
 from ._transport import Transport
 from ._url import URL
@@ -58,7 +59,7 @@ MAX_PIECE_BYTES = 256 * 1024
 PIECE_MESSAGES = 256
 """What is parsed in one go: at least so many bytes, and more as long as they hold fewer messages than that."""
 
-SOON = 0.01
+SOON = 1.0
 """Seconds between two reads within which it pays to let recv() do the next one itself."""
 
 LISTENER_PATIENCE = 0.25
@@ -301,8 +302,9 @@ class Session:
             assert self._transport is not None
             assert self._protocol is not None
             assert self._protocol.lane is not None
-            self._reader = self._bridge.reader = Reader(self._bridge, self._transport, self._protocol.lane)
-        return await self._reader.lend(self.keepalive.heard)
+            lane, heard = self._protocol.lane, self.keepalive.heard
+            self._reader = self._bridge.reader = Reader(self._bridge, self._transport, lane, heard)
+        return await self._reader.lend()
 
     async def _received_but_last_piece(self, data: bytes) -> bytes:
         """What one read brought may be a hundred thousand messages: between pieces, the bound of the inbox counts,

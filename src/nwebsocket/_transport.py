@@ -127,6 +127,11 @@ class Transport:
         if epoll is not None:
             self._linger = Linger(self._sock.fileno(), epoll)
 
+    @property
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
+
     def poller(self) -> select.poll:
         """Something to wait with until the socket has data or has ended, on any thread, but one at a time."""
         poller = select.poll()
