@@ -185,7 +185,7 @@ class Session:
         assert self._transport is not None
         self._writer = self._bridge.writer = Writer(self._bridge, self._protocol, self._transport)
         self.response = self._protocol.response
-        self._lendable = AVAILABLE and self._writer.any_thread
+        self._lendable = AVAILABLE and self._writer.any_thread and self._protocol.lane is not None
         self.subprotocol = self._protocol.subprotocol
         self.extensions = self._protocol.extensions
 
@@ -343,8 +343,7 @@ class Session:
             if self._bridge.outgoing:
                 return received
         elif messages:
-            if self._bridge.deliver(messages):
-                self._may_lend = self._lendable and self._soon and len(messages[-1]) < MAX_FRAME
+            self._deliver(messages)
             if self._callbacks.hears_messages():
                 self._callbacks.notify()
         if received.answer or received.pongs or received.close is not None or received.failure is not None:
@@ -360,10 +359,13 @@ class Session:
             messages = self._callbacks.run_at_once(messages)
             bridge.messages_received -= len(messages)
         if messages:
-            if bridge.deliver(messages):
-                self._may_lend = self._lendable and self._soon and len(messages[-1]) < MAX_FRAME
+            self._deliver(messages)
             self._callbacks.notify()
         bridge.flushes_later = False
+
+    def _deliver(self, messages: list[str | bytes]) -> None:
+        if self._bridge.deliver(messages):
+            self._may_lend = self._lendable and self._soon and len(messages[-1]) < MAX_FRAME
 
     async def _see_to(self, received: Received) -> None:
         """Pongs, a close, a failure, what must be answered, and what handlers on the loop have sent."""
