@@ -38,7 +38,7 @@ from nwebsocket._sweep import AVAILABLE, IDLE, Sweep
 from nwebsocket._tls import TLS
 
 pytestmark = pytest.mark.skipif(
-    not (ENABLED and AVAILABLE), reason="recv() reads the socket only with the fast lane, and where there is poll()"
+    not (ENABLED and AVAILABLE), reason="recv() reads the socket only with the fast lane, and where there is epoll"
 )
 
 
@@ -492,6 +492,10 @@ class Decryption:
         for name in ("_read_into", "_pending"):
             setattr(self.tls, name, self._interrupted(getattr(self.tls, name)))
 
+    def strike(self, strike: int) -> None:
+        """Have another call interrupted; 0: none."""
+        self._left = strike
+
     def feed(self, records: list[bytes]) -> None:
         for record in records:
             self._server.write(record)
@@ -530,8 +534,31 @@ def test_decryption_that_is_interrupted_anywhere_loses_nothing(ca: Authority) ->
     assert interrupted >= 4 * len(RECORDS)
 
 
+def test_decryption_that_is_interrupted_twice_loses_nothing(ca: Authority) -> None:
+    for first, second in itertools.product(range(1, 12), range(1, 8)):
+        decryption = Decryption(ca, first)
+        decryption.feed(RECORDS)
+        for strike in (second, 0):
+            with contextlib.suppress(Interruption):
+                decryption.tls.decrypt_at_once(decryption.pieces)
+            decryption.strike(strike)
+        decryption.tls.decrypt_at_once(decryption.pieces)
+        assert b"".join(decryption.pieces) == b"".join(RECORDS), (first, second)
+
+
+def test_a_fault_in_tls_comes_after_the_data_before_it(ca: Authority) -> None:
+    decryption = Decryption(ca, 0)
+    decryption.feed([b"good"])
+    decryption.tls.feed(b"\x17\x03\x03\x00\x20" + bytes(32))
+    decryption.tls.decrypt_at_once(decryption.pieces)
+    assert decryption.pieces == [b"good"]
+    for decrypt in (lambda: decryption.tls.decrypt_at_once(decryption.pieces), decryption.tls.decrypt):
+        with pytest.raises(ssl.SSLError):
+            decrypt()
+
+
 def test_a_record_of_one_byte_that_may_be_lost_is_not_lost_in_silence(ca: Authority) -> None:
-    decryption = Decryption(ca, 1)
+    decryption = Decryption(ca, 2)  # after _pending(), when the byte has been read
     decryption.feed([b"a", b"bb"])
     with pytest.raises(Interruption):
         decryption.tls.decrypt_at_once(decryption.pieces)

@@ -105,11 +105,18 @@ class TLS:
         """
         if self._failure is not None:
             raise self._failure
-        with suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError, ssl.SSLEOFError):
+        count = len(pieces)
+        try:
             while True:
                 self._decrypt_record(pieces)
                 if not self._incoming.pending:
                     return
+        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            pass
+        except ssl.SSLError as error:
+            if len(pieces) == count:
+                raise
+            self._failure = error  # after the data that came before it
 
     def _decrypt_record(self, pieces: list[bytes]) -> None:
         """Append the data of the next record, or of what is left of one.
@@ -120,7 +127,7 @@ class TLS:
         if not self._record:
             self._record = bytearray(TLS_RECORD)
         record, count, fed = memoryview(self._record), len(pieces), self._incoming.pending
-        size, done = 0, 1
+        size, done, before = 0, 1, self._pending()
         try:
             if not self._read_into(1, record):
                 raise ssl.SSLZeroReturnError
@@ -131,15 +138,17 @@ class TLS:
                 size = done
             pieces.append(bytes(record[:size]))
         except BaseException as error:
-            if size < done and not isinstance(error, ssl.SSLError) and self._has_read(size, fed):
+            if size < done and not isinstance(error, ssl.SSLError) and self._has_read(size, before, fed):
                 size = done
             if size and len(pieces) == count:
                 pieces.append(bytes(record[:size]))
             raise
 
-    def _has_read(self, size: int, fed: int) -> bool:
+    def _has_read(self, size: int, before: int, fed: int) -> bool:
         """Whether an interrupted read, of the first byte of a record or of all the others, has taken place."""
         left = self._pending()
+        if not size and before:
+            return left < before
         if not size and not left and self._incoming.pending < fed:
             # A record of a single byte, or one without data: that cannot be told, and nothing may be lost in silence.
             self._failure = ssl.SSLError("interrupted while a record was decrypted")
