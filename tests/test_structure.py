@@ -48,6 +48,7 @@ def test_only_the_loop_side_knows_curio() -> None:
         "_session",
         "_opening",
         "_reader",
+        "_relay",
         "_transport",
         "_tcp",
     }
@@ -61,7 +62,7 @@ def test_import_nwebsocket_needs_neither_curio_nor_wsproto() -> None:
 
 
 def test_the_protocol_does_no_input_or_output() -> None:
-    parts = "_protocol _fast_lane _framing _handshake _plain_handshake _deflate"
+    parts = "_protocol _fast_lane _framing _handshake _http_head _proxies _cookies _plain_handshake _deflate"
     for name in f"{parts} _keepalive _url _payload events exceptions close_codes".split():
         assert not imports_of(name) & {"socket", "ssl", "threading", "time", "._curio", "._transport"}, name
 

@@ -22,6 +22,7 @@ import trustme
 
 from nwebsocket import _tcp, _transport
 from nwebsocket._curio import Event, Kernel, TaskTimeout, before, curio, sleep, spawn
+from nwebsocket._log import Trace
 from nwebsocket._opening import Opening
 from nwebsocket._options import Options
 from nwebsocket._tcp import begin_connecting, connect_any, connect_host
@@ -487,7 +488,7 @@ def test_what_has_begun_and_is_cancelled_is_closed(silent_address: Any) -> None:
 def test_what_has_begun_and_is_not_gone_on_with_is_closed(good_address: Any) -> None:
     attempt = begin_connecting(*good_address[1])
     assert attempt is not None
-    Opening(parse_url("ws://127.0.0.1/"), (), Options(), attempt).abandon()
+    Opening(parse_url("ws://127.0.0.1/"), (), Options(), attempt, Trace()).abandon()
     assert attempt[0].fileno() == -1
 
 

@@ -29,6 +29,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from . import _loop, _waiting
+from ._log import Trace
 from ._options import INBOX_BYTES, Options
 from ._payload import Message
 from .exceptions import ConnectionClosed, ConnectionLost, InvalidStateError, Side, WebSocketError
@@ -109,6 +110,7 @@ class Bridge:
     def __init__(self, options: Options) -> None:
         self.lock = threading.RLock()
         _waiting.watch(self)
+        self.trace = Trace()
         self.state = ReadyState.CONNECTING
         self.ending: Ending | None = None
         self.was_open = False
@@ -283,6 +285,7 @@ class Bridge:
 
     def close(self, code: int | None, reason: str) -> None:
         """Ask for the closing handshake, after the messages accepted so far; a second call does nothing."""
+        self.trace("=", "close() is called")
         try:
             with self.lock:
                 reads = not self.reading_stopped and not (self.reader is not None and self.reader.lent)

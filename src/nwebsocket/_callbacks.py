@@ -9,7 +9,6 @@ The loop thread and the setters of handlers call `notify()`; the callback thread
 
 from __future__ import annotations
 
-import logging
 import threading
 import weakref
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 
 from . import _loop
 from ._bridge import Bridge, ReadyState
+from ._log import log
 from .events import (
     EVENT_TYPES,
     HANDLER_NAMES,
@@ -31,8 +31,6 @@ from .events import (
     takes_event,
 )
 
-log = logging.getLogger("nwebsocket")
-
 INIT_PATIENCE = 5.0
 """Seconds that an ``__init__`` may run while events wait, before a warning says why no callback has run yet."""
 
@@ -41,7 +39,6 @@ LATE_HANDLER_PATIENCE = 0.25
 
 ATTRIBUTE = object()
 """Stands for the handler in the ``on...`` attribute in a list of listeners, which has its place there."""
-
 
 _NO_LISTENERS: tuple[list[Any], list[Any]] = ([], [ATTRIBUTE])
 

@@ -15,16 +15,13 @@ from wsproto.extensions import Extension
 from wsproto.handshake import H11Handshake
 
 from ._deflate import Deflate
+from ._http_head import HeadReader, show
 from ._plain_handshake import accepted_headers, request_of
 from ._response import Response
 from .exceptions import HandshakeError, InvalidArgument
 
-MAX_HEAD_BYTES = 65_536
 MAX_BODY_BYTES = 65_536
 
-_BEGINNING = b"HTTP/1."
-_BLANK_LINE = re.compile(rb"\n\r?\n")
-_STATUS_LINE = re.compile(r"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: ([\t -~\xa0-\xff]*))?")
 _KEY = re.compile(rb"\r\nSec-WebSocket-Key: (\S+)\r\n")
 
 
@@ -68,13 +65,11 @@ class Opening:
     __slots__ = (
         "_body",
         "_fast_lane",
-        "_head_room",
-        "_inbox",
+        "_heads",
         "_key",
         "_offered",
         "_phrase",
         "_request",
-        "_searched",
         "_wsproto",
         "_wsproto_key",
         "extensions",
@@ -92,9 +87,7 @@ class Opening:
         self._wsproto: H11Handshake | None = None  # there is none as long as everything is plain
         self._wsproto_key = b""
         self._key = b""
-        self._inbox = bytearray()  # received, and not yet a whole head
-        self._searched = 0  # how much of it holds no end of a head
-        self._head_room = MAX_HEAD_BYTES  # what the heads still to come may be long
+        self._heads = HeadReader("the server", HandshakeError)
         self._phrase = ""
         self._body = bytearray()
 
@@ -144,20 +137,15 @@ class Opening:
         if self.response is not None:
             self._read_body(data)
             return None
-        if not data:
-            raise self._ended_early()
-        if self._fast_lane and not self._inbox and (trailing := self._accept_plain(data)) is not None:
+        if self._fast_lane and not self._heads.rest and (trailing := self._accept_plain(data)) is not None:
             return trailing
-        self._inbox += data
-        while (head := self._next_head()) is not None:
-            status, phrase, headers = self._parse(head)
-            if 100 <= status < 200 and status != 101:
-                continue  # an interim answer (100, 103): wsproto would take it for the final one
-            self.response, self._phrase = Response(status, headers), phrase
-            if status == 101:
-                return self._accept()
-            self._read_body(head + self._inbox)
-            break
+        head = self._heads.receive(data)
+        if head is None:
+            return None
+        self.response, self._phrase = Response(head.status, head.headers), head.phrase
+        if head.status == 101:
+            return self._accept()
+        self._read_body(head.raw + self._heads.rest)
         return None
 
     def refusal(self) -> HandshakeError | None:
@@ -165,36 +153,6 @@ class Opening:
             return None
         status = f"{self.response.status} {self._phrase}".rstrip()
         return self._error(f"the server answered the opening handshake with HTTP {status}")
-
-    def _next_head(self) -> bytes | None:
-        if self._inbox[: len(_BEGINNING)] != _BEGINNING[: len(self._inbox)]:
-            raise HandshakeError(f"the server does not speak HTTP/1.1; its answer begins {_show(self._inbox)}")
-        end = _BLANK_LINE.search(self._inbox, max(0, self._searched - 2))
-        size = len(self._inbox) if end is None else end.end()
-        if size > self._head_room:
-            raise HandshakeError(f"the headers of the server's answer are longer than {MAX_HEAD_BYTES:,} bytes")
-        if end is None:
-            self._searched = size
-            return None
-        head = bytes(self._inbox[:size])
-        del self._inbox[:size]
-        self._searched = 0
-        self._head_room -= size
-        return head
-
-    @staticmethod
-    def _parse(head: bytes) -> tuple[int, str, list[tuple[str, str]]]:
-        status_line, *lines = re.split(r"\r?\n", head.decode("latin-1"))
-        status = _STATUS_LINE.fullmatch(status_line)
-        if status is None:
-            raise HandshakeError(f"the server's answer has no HTTP status line; it begins {_show(status_line)}")
-        headers = []
-        for line in lines[:-2]:
-            name, colon, value = line.partition(":")
-            if not colon or not name or name != name.strip():
-                raise HandshakeError(f"the server's answer has a malformed header line: {_show(line)}")
-            headers.append((name, value.strip(" \t")))
-        return int(status[1]), status[2] or "", headers
 
     def _accept_plain(self, data: bytes) -> bytes | None:
         """Return what follows a plain 101; None, and nothing has changed, if wsproto is to judge the answer."""
@@ -223,7 +181,7 @@ class Opening:
 
     def _opened(self, subprotocol: str, extensions: str) -> None:
         self.subprotocol, self.extensions = subprotocol, extensions
-        del self._wsproto, self._request, self._offered, self._inbox  # 4 KiB, mostly wsproto's and h11's
+        del self._wsproto, self._request, self._offered, self._heads  # 4 KiB, mostly wsproto's and h11's
 
     def _accept(self) -> bytes:
         """Check a 101, all of it, and let wsproto agree."""
@@ -235,21 +193,21 @@ class Opening:
             wsproto.receive_data(self._head_for_wsproto())
         except (ValueError, utilities.ProtocolError) as error:
             raise self._error(f"the server's answer to the opening handshake is wrong: {error}") from error
-        trailing = bytes(self._inbox)
+        trailing = bytes(self._heads.rest)
         self._opened(self._single("Sec-WebSocket-Protocol") or "", ", ".join(self._all("Sec-WebSocket-Extensions")))
         return trailing
 
     def _check_upgrade(self) -> None:
         upgrade = self._single("Upgrade")
         if upgrade is None or upgrade.lower() != "websocket":
-            raise ValueError(f"its Upgrade header is {_show(upgrade)}; 'websocket' was expected")
+            raise ValueError(f"its Upgrade header is {show(upgrade)}; 'websocket' was expected")
         connection = ", ".join(self._all("Connection"))
         if "upgrade" not in (token.strip().lower() for token in connection.split(",")):
-            raise ValueError(f"its Connection header is {_show(connection)}; 'Upgrade' was expected in it")
+            raise ValueError(f"its Connection header is {show(connection)}; 'Upgrade' was expected in it")
         accept = self._single("Sec-WebSocket-Accept")
         expected = self._expected_accept()
         if accept != expected:
-            raise ValueError(f"its Sec-WebSocket-Accept header is {_show(accept)}; {expected!r} was expected")
+            raise ValueError(f"its Sec-WebSocket-Accept header is {show(accept)}; {expected!r} was expected")
 
     def _expected_accept(self) -> str:
         return utilities.generate_accept_token(self._key).decode()
@@ -259,7 +217,7 @@ class Opening:
         if chosen is None and offered:
             raise ValueError(f"it chose no sub-protocol; one of {offered} was expected")
         if chosen is not None and chosen not in offered:
-            raise ValueError(f"it chose the sub-protocol {_show(chosen)}; {offered or 'none'} had been offered")
+            raise ValueError(f"it chose the sub-protocol {show(chosen)}; {offered or 'none'} had been offered")
 
     def _check_extensions(self) -> None:
         elements = [element for value in self._all("Sec-WebSocket-Extensions") for element in value.split(",")]
@@ -267,7 +225,7 @@ class Opening:
         offered = [extension.name for extension in self._offered]
         for name in names:
             if name not in offered:
-                raise ValueError(f"it uses the extension {_show(name)}; {offered or 'none'} had been offered")
+                raise ValueError(f"it uses the extension {show(name)}; {offered or 'none'} had been offered")
             if names.count(name) > 1:
                 raise ValueError(f"it uses the extension {name} {names.count(name)} times; once was expected")
 
@@ -304,11 +262,6 @@ class Opening:
         if finished and refusal is not None:
             raise refusal
 
-    def _ended_early(self) -> HandshakeError:
-        if self._inbox or self._head_room < MAX_HEAD_BYTES:
-            return HandshakeError("the server closed the connection in the middle of its answer to the handshake")
-        return HandshakeError("the server closed the connection without answering the opening handshake")
-
     def _all(self, name: str) -> list[str]:
         assert self.response is not None
         return self.response.get_all(name)
@@ -316,7 +269,7 @@ class Opening:
     def _single(self, name: str) -> str | None:
         values = self._all(name)
         if len(values) > 1:
-            raise ValueError(f"it has {len(values)} headers {name}, {_show(values)}; one was expected")
+            raise ValueError(f"it has {len(values)} headers {name}, {show(values)}; one was expected")
         return values[0] if values else None
 
     def _error(self, message: str) -> HandshakeError:
@@ -324,10 +277,3 @@ class Opening:
         return HandshakeError(
             message, status=self.response.status, headers=list(self.response.headers), body=bytes(self._body)
         )
-
-
-def _show(value: object) -> str:
-    """A value from the server, fit for an error message: at most the first 40 characters or bytes of it."""
-    if isinstance(value, bytearray):
-        value = bytes(value)
-    return repr(value[:40] if isinstance(value, (str, bytes)) else value)

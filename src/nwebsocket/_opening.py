@@ -1,18 +1,27 @@
-"""From a URL to an open connection: connect, shake hands, follow redirects. Runs in the loop thread only."""
+"""From a URL to an open connection: connect, shake hands, follow redirects. Runs in the loop thread only.
+
+    Opening.run() ── _connect()     to the server itself, through a proxy (`_tunnel.py`), or by a Unix socket; then TLS
+               └──── _shake_hands() request and answer (`_protocol.py`); cookies; again for each redirect
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import ssl
 from time import monotonic
 from typing import NoReturn
 
+from ._cookies import header_from_jar, take_up
 from ._curio import TaskTimeout, before
 from ._handshake import Request
+from ._log import Trace
 from ._options import MAX_REDIRECTS, Options
 from ._protocol import Protocol
-from ._tcp import Attempt
+from ._tcp import Attempt, connect_unix
 from ._tls import default_tls_context
-from ._transport import Transport, open_transport
+from ._transport import Transport, open_transport, start_tls_or_close
+from ._tunnel import open_tunnel
 from ._url import URL
 from .exceptions import ConnectionFailed, HandshakeError, InvalidURL, OpenTimeout, WebSocketError
 
@@ -29,14 +38,19 @@ Headers = tuple[tuple[str, str], ...]
 class Opening:
     """One attempt to open a connection; afterwards `transport` and `protocol` are those of the open connection.
 
-    ``begun``  what begin_connecting() has returned: run() goes on with it, or abandon() closes it
+    ``begun``  what has been begun on the way to the host of the URL: run() goes on with it, or abandon() closes it
     """
 
-    def __init__(self, url: URL, protocols: tuple[str, ...], options: Options, begun: Attempt | None = None) -> None:
+    def __init__(
+        self, url: URL, protocols: tuple[str, ...], options: Options, begun: Attempt | None, trace: Trace
+    ) -> None:
         self._url = url
-        self._begun = begun  # towards the host of the URL
+        self._begun = begun
         self._protocols = protocols
         self._options = options
+        self._trace = trace
+        self._jar = options.cookie_jar
+        self._stage = "waiting for the loop thread"  # what is being done
         self.transport: Transport | None = None
         self.protocol: Protocol | None = None
 
@@ -46,15 +60,21 @@ class Opening:
         Raises ConnectionFailed or one of its kinds; then, and when cancelled, nothing stays open.
         """
         url, headers = self._url, self._options.request_headers()
-        chain = [url]
+        self._trace.begin(url.shown)
+        chain: list[URL] = []
+        seen: set[tuple[URL, str | None]] = set()
         while True:
+            chain.append(url)
+            cookie = None if self._jar is None else header_from_jar(self._jar, url)
+            if (url, cookie) in seen:
+                raise HandshakeError(f"the redirects go in a circle: {_path(chain)}")
+            seen.add((url, cookie))
             try:
-                return await self._open(url, headers)
+                return await self._open(url, headers if cookie is None else (*headers, ("Cookie", cookie)))
             except HandshakeError as refusal:
-                url = self._redirected(url, refusal, chain)
+                url = self._redirected(refusal, chain)
             if url.origin != chain[-1].origin:
                 headers = tuple(pair for pair in headers if pair[0].lower() not in _BOUND_TO_ORIGIN)
-            chain.append(url)
 
     def abandon(self) -> None:
         """Close what had begun and was not gone on with."""
@@ -64,30 +84,71 @@ class Opening:
     def timed_out(self) -> ConnectionFailed:
         """What to raise when run() was ended by its deadline: the refusal, if the head of one had come."""
         refusal = self.protocol.refusal() if self.protocol is not None else None
-        stage = "the server was not connected" if self.transport is None else "the server did not finish the handshake"
-        return refusal or OpenTimeout(f"{self._url.href}: {stage} within open_timeout={self._options.open_timeout:g} s")
+        limit = f"open_timeout={self._options.open_timeout:g} s"
+        return refusal or OpenTimeout(f"{self._url.shown}: {limit} has passed while {self._stage}")
+
+    def _enter(self, stage: str) -> None:
+        self._stage = stage
+        self._trace("=", stage)
 
     async def _open(self, url: URL, headers: Headers) -> None:
         self.transport = self.protocol = None
-        tls = (self._options.ssl or default_tls_context()) if url.secure else None
-        begun, self._begun = self._begun, None
-        self.transport = transport = await open_transport(url.host, url.port, tls=tls, begun=begun)
+        self.transport = transport = await self._connect(url)
         try:
-            self.protocol = protocol = Protocol(self._request(url, headers))
-            transport.send(protocol.handshake())
-            while not transport.flush():
-                await transport.wait_writable()
-            await self._receive_response(transport, protocol)
+            await self._shake_hands(transport, url, headers)
         except WebSocketError:
             await transport.close()
             raise
+        except ssl.SSLError as error:
+            await transport.close()
+            raise transport.tls_error(error, url.host, url.port) from error
         except OSError as error:
             await transport.close()
-            lost = ConnectionFailed(f"{url.href}: the connection was lost during the handshake: {error}")
+            lost = ConnectionFailed(f"{url.shown}: the connection was lost during the handshake: {error}")
             raise lost from error
         except BaseException:
             await transport.abort()
             raise
+
+    async def _connect(self, url: URL) -> Transport:
+        begun, self._begun = self._begun, None
+        proxy = self._options.proxy_for(url) if begun is None else None
+        if self._options.unix is not None:
+            self._enter(f"connecting to the Unix socket {self._options.unix!r}")
+            transport = Transport(await connect_unix(os.fspath(self._options.unix)))
+        elif proxy is not None:
+            transport = await open_tunnel(proxy, url.host, url.port, tls=self._tls, stage=self._enter)
+        else:
+            tls = self._tls() if url.secure else None
+            return await open_transport(url.host, url.port, tls=tls, begun=begun, stage=self._enter)
+        if url.secure:
+            self._enter(f"waiting for the TLS handshake with {url.host} port {url.port}")
+            await start_tls_or_close(transport, self._tls(), url.host, url.port)
+        return transport
+
+    def _tls(self) -> ssl.SSLContext:
+        return self._options.ssl or default_tls_context()
+
+    async def _shake_hands(self, transport: Transport, url: URL, headers: Headers) -> None:
+        self._enter("waiting for the server's answer to the opening handshake")
+        self.protocol = protocol = Protocol(self._request(url, headers))
+        request = protocol.handshake()
+        if self._trace.on:
+            self._trace("=", f"connected: {transport.describe()}")
+            lines = [line.partition(": ") for line in request.decode("latin-1").split("\r\n")[1:-2]]
+            self._trace.head(">", f"GET {url.shown} HTTP/1.1", [(name, value) for name, _, value in lines])
+        transport.send(request)
+        with contextlib.suppress(OSError):  # what the server may have said before it hung up tells more
+            while not transport.flush():
+                await transport.wait_writable()
+        try:
+            await self._receive_response(transport, protocol)
+        finally:
+            response = protocol.response
+            if response is not None:
+                self._trace.head("<", f"HTTP/1.1 {response.status}", response.headers)
+                if self._jar is not None:
+                    take_up(self._jar, url, response.headers)
 
     def _request(self, url: URL, headers: Headers) -> Request:
         authorization = url.authorization()
@@ -117,21 +178,33 @@ class Opening:
         assert refusal is not None
         raise refusal
 
-    def _redirected(self, url: URL, refusal: HandshakeError, chain: list[URL]) -> URL:
+    def _redirected(self, refusal: HandshakeError, chain: list[URL]) -> URL:
         """Where a redirect leads; raises the refusal itself if it is none, or says why it is not followed."""
+        url = chain[-1]
         location = next((value for name, value in refusal.headers if name.lower() == "location"), None)
         if refusal.status not in _REDIRECTS or location is None:
             raise refusal
-        path = " -> ".join(earlier.href for earlier in chain)
         try:
             target = url.join(location)
         except InvalidURL as error:
-            raise _not_followed(refusal, f"{path} redirects to what is no WebSocket URL: {error}") from error
+            problem = f"{_path(chain)} redirects to what is no WebSocket URL: {error}"
+            raise _not_followed(refusal, problem) from None
         if url.secure and not target.secure:
-            raise _not_followed(refusal, f"{path} redirects from wss to {target.href}, which is not encrypted")
-        if len(chain) > MAX_REDIRECTS:
-            raise _not_followed(refusal, f"more than {MAX_REDIRECTS} redirects: {path} -> {target.href}")
-        return target
+            problem = f"{_path(chain)} redirects from wss to {target.shown}, which is not encrypted"
+        elif len(chain) > MAX_REDIRECTS:
+            problem = f"more than {MAX_REDIRECTS} redirects: {_path([*chain, target])}"
+        elif self._options.sock is not None:
+            problem = f"{_path(chain)} redirects to {target.shown}: there is no second socket to follow with"
+        elif self._options.unix is not None and target.origin != url.origin:
+            problem = f"{_path(chain)} redirects to {target.shown}: a Unix socket leads to one server only"
+        else:
+            self._trace("=", f"redirected to {target.shown}")
+            return target
+        raise _not_followed(refusal, problem)
+
+
+def _path(chain: list[URL]) -> str:
+    return " -> ".join(url.shown for url in chain)
 
 
 def _not_followed(refusal: HandshakeError, message: str) -> HandshakeError:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import ssl as tls
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
+from ._cookies import check_cookies, cookie_header, is_jar
+from ._proxies import Proxy, parse_proxy, proxy_of_environment
+from ._url import URL, basic_authorization
 from .exceptions import InvalidArgument
+
+if TYPE_CHECKING:
+    from http.cookiejar import CookieJar
+
+    from ._cookies import Cookies
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -40,9 +50,17 @@ _HANDSHAKE_HEADERS = frozenset(
 class Options:
     """How to open a connection and what to expect of it. All times in seconds, all sizes in bytes.
 
-    ``ssl``            the SSLContext for wss://; None: a default one, which verifies certificate and host name
+    ``ssl``            the SSLContext for wss:// and for an https:// proxy; None: a default one, which verifies
+                       certificate and host name. Client certificates: SSLContext.load_cert_chain()
     ``headers``        more headers for the handshake, a mapping or pairs; repeated names are allowed in pairs
     ``origin``         the Origin header
+    ``auth``           (user, password) for Basic authentication (RFC 7617), instead of ``user:password@`` in the URL
+    ``cookies``        a mapping, or an http.cookiejar.CookieJar, which also takes up what the handshake sets
+    ``proxy``          the URL of a proxy: http, https, socks4a, socks5h, or socks4, socks5: names looked up here;
+                       True: from the environment (wss_proxy, ws_proxy, https_proxy, http_proxy, all_proxy, no_proxy);
+                       None: none
+    ``unix``           the path of a Unix socket to connect to; host and port of the URL are then only names
+    ``sock``           a connected stream socket to use, which is taken over: the caller's object is left without it
     ``compression``    "deflate" offers permessage-deflate (RFC 7692); None does not
     ``open_timeout``   for DNS, TCP, TLS and handshake together; None: no limit
     ``close_timeout``  for the close handshake, counted anew whenever the server takes data; then the socket is aborted
@@ -55,8 +73,13 @@ class Options:
     """
 
     ssl: tls.SSLContext | None = None
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = field(repr=False, default=())
     origin: str | None = None
+    auth: tuple[str, str] | None = field(repr=False, default=None)
+    cookies: Cookies | None = field(repr=False, default=None)
+    proxy: str | Proxy | Literal[True] | None = field(repr=False, default=True)
+    unix: str | bytes | os.PathLike[str] | None = None
+    sock: socket.socket | None = None
     compression: Literal["deflate"] | None = "deflate"
     open_timeout: float | None = 10.0
     close_timeout: float = 10.0
@@ -81,10 +104,51 @@ class Options:
         object.__setattr__(self, "headers", _checked_headers(self.headers))
         if self.origin is not None:
             _check_header("Origin", self.origin)
+        _check_auth(self.auth)
+        check_cookies(self.cookies)
+        self._check_contradictions()
+        if self.unix is not None:
+            object.__setattr__(self, "unix", _checked_path(self.unix))
+        if self.sock is not None:
+            _check_connected(self.sock)
+        if self.proxy is not None and self.proxy is not True:
+            object.__setattr__(self, "proxy", _checked_proxy(self.proxy))
+
+    def _check_contradictions(self) -> None:
+        """What says two different things about the same is not guessed at."""
+        ways = [name for name in ("unix", "sock") if getattr(self, name) is not None]
+        if self.proxy is not None and self.proxy is not True:
+            ways.append("proxy")
+        if len(ways) > 1:
+            raise InvalidArgument(f"{' and '.join(ways)} contradict each other: give only one of them")
+        given = {name.lower() for name, _ in self.headers}
+        for option, header in (("auth", "authorization"), ("cookies", "cookie"), ("origin", "origin")):
+            if getattr(self, option) is not None and header in given:
+                raise InvalidArgument(f"{option} and the header {header.capitalize()} are both given: give only one")
 
     def request_headers(self) -> tuple[tuple[str, str], ...]:
-        """The headers the user asked for, `origin` among them."""
-        return (("Origin", self.origin), *self.headers) if self.origin is not None else self.headers
+        """The headers the user asked for, by whatever option, but for those that a cookie jar has."""
+        headers = list(self.headers)
+        if self.origin is not None:
+            headers.insert(0, ("Origin", self.origin))
+        if self.auth is not None:
+            headers.append(("Authorization", basic_authorization(":".join(self.auth))))
+        if self.cookies and self.cookie_jar is None:
+            headers.append(("Cookie", cookie_header(self.cookies)))  # type: ignore[arg-type]
+        return tuple(headers)
+
+    @property
+    def cookie_jar(self) -> CookieJar | None:
+        """The jar that `cookies` is, if it is one."""
+        return self.cookies if is_jar(self.cookies) else None  # type: ignore[return-value]
+
+    def proxy_for(self, url: URL) -> Proxy | None:
+        """The proxy through which to connect to ``url``. Raises InvalidArgument for a bad one of the environment."""
+        if self.proxy is not True:
+            return self.proxy  # type: ignore[return-value]
+        if self.unix is not None or self.sock is not None:
+            return None
+        return proxy_of_environment(url, os.environ)
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
@@ -99,6 +163,50 @@ def _check_number(name: str, value: Any, expected: str, *, optional: bool = Fals
         raise TypeError(f"{name} must be {expected}{' or None' if optional else ''}, not {value!r}")
     if not value > 0:
         raise InvalidArgument(f"{name} must be {expected}{' or None' if optional else ''}, not {value!r}")
+
+
+def _check_auth(auth: Any) -> None:
+    if auth is None:
+        return
+    if not (isinstance(auth, tuple) and len(auth) == 2 and all(isinstance(part, str) for part in auth)):
+        raise TypeError("auth must be a tuple of two str, (user, password), or None")  # without the value: a secret
+    if ":" in auth[0]:
+        raise InvalidArgument("the user name in auth has a colon, which ends it in Basic authentication (RFC 7617)")
+    try:
+        ":".join(auth).encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument("auth has a lone surrogate, which has no form in UTF-8") from None
+
+
+def _checked_proxy(proxy: Any) -> Proxy:
+    if isinstance(proxy, Proxy):
+        return proxy
+    if not isinstance(proxy, str):
+        raise TypeError(f"proxy must be a URL, True (from the environment) or None, not {type(proxy).__name__}")
+    return parse_proxy(proxy)
+
+
+def _checked_path(path: str | bytes | os.PathLike[str]) -> str | bytes:
+    if not hasattr(socket, "AF_UNIX"):
+        raise InvalidArgument("unix: Python has no Unix sockets on this platform")
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"unix must be a path or None, not {type(path).__name__}")
+    if not os.fspath(path):
+        raise InvalidArgument("unix must be the path of a socket, not an empty one")
+    return os.fspath(path)
+
+
+def _check_connected(sock: Any) -> None:
+    if isinstance(sock, tls.SSLSocket):
+        raise TypeError("sock must be a plain socket, not an SSLSocket: TLS is done by the WebSocket, for a wss:// URL")
+    if not isinstance(sock, socket.socket):
+        raise TypeError(f"sock must be a socket.socket or None, not {type(sock).__name__}")
+    if sock.type != socket.SOCK_STREAM:
+        raise InvalidArgument(f"sock must be a stream socket, not one of type {sock.type!r}")
+    try:
+        sock.getpeername()
+    except OSError as error:
+        raise InvalidArgument(f"sock must be connected; it is not: {error.strerror}") from error
 
 
 def check_timeout(timeout: Any) -> None:

@@ -11,7 +11,6 @@ task, which waits for the socket, and one timer.
 
 from __future__ import annotations
 
-import logging
 import ssl
 from time import monotonic
 
@@ -30,6 +29,7 @@ from ._curio import (
     spawn,
 )
 from ._keepalive import Keepalive
+from ._log import log
 from ._loop_thread import Timer
 from ._opening import Opening
 from ._options import Options
@@ -48,8 +48,6 @@ from .exceptions import (
     Side,
     WebSocketError,
 )
-
-log = logging.getLogger("nwebsocket")
 
 LINGER = 1.0
 """Seconds to wait for the server to end the TCP connection once the Close frames are exchanged (RFC 6455 7.1.1)."""
@@ -84,6 +82,7 @@ class Session:
         self._protocols = protocols
         self._options = options
         self._begun = begun
+        self._trace = bridge.trace
         self._transport: Transport | None = None
         self._protocol: Protocol | None = None
         self._writer: Writer | None = None
@@ -161,7 +160,7 @@ class Session:
     async def _open_within_limits(self) -> None:
         """Raise ConnectionFailed or one of its kind unless the connection is open afterwards."""
         self._opening = True
-        opening = Opening(self._url, self._protocols, self._options, self._begun)
+        opening = Opening(self._url, self._protocols, self._options, self._begun, self._trace)
         timeout = self._options.open_timeout
         try:
             if self._bridge.close_request is None:
@@ -177,7 +176,7 @@ class Session:
             self._begun = None
             opening.abandon()
         if not self._bridge_opened():
-            raise Cancelled(f"{self._url.href}: close() was called before the connection was open")
+            raise Cancelled(f"{self._url.shown}: close() was called before the connection was open")
 
     def _opened(self, opening: Opening) -> None:
         self._transport, self._protocol = opening.transport, opening.protocol
@@ -186,8 +185,10 @@ class Session:
         self._writer = self._bridge.writer = Writer(self._bridge, self._protocol, self._transport)
         self.response = self._protocol.response
         self._lendable = AVAILABLE and self._writer.any_thread and self._protocol.lane is not None
+        self._lendable = self._lendable and not self._trace.on  # what recv() read itself would not be told
         self.subprotocol = self._protocol.subprotocol
         self.extensions = self._protocol.extensions
+        self._trace("=", f"open, extensions: {self.extensions or 'none'}")
 
     def _bridge_opened(self) -> bool:
         with self._bridge.lock:
@@ -217,12 +218,15 @@ class Session:
         if self._write_task is not None:
             await self._write_task.cancel()
         ending = self._ending()
+        if self._trace.on:
+            self._trace("!" if ending.error else "=", f"ended: {describe(ending)}")
+            self._trace("=", f"sent {self._bridge.messages_sent} messages, received {self._bridge.messages_received}")
         if self._transport is not None:
             await self._close_transport()
         self._protocol = None  # and with it the buffers of compression
         unsent = self._bridge.buffered
         if unsent and ending.code != 1006:
-            log.warning("%s: closed (%s) before %d bytes could be sent", self._url.href, describe(ending), unsent)
+            log.warning("%s: closed (%s) before %d bytes could be sent", self._url.shown, describe(ending), unsent)
         with self._bridge.lock:
             listened = self._callbacks.has_handler("error") or self._callbacks.has_handler("close")
             listened = listened or self._bridge.somebody_waits()
@@ -236,7 +240,7 @@ class Session:
     def _warn_if_unheard(self) -> None:
         ending = self._bridge.ending
         if ending is not None and not self._bridge.error_raised and self._callbacks.end_unheard():
-            log.warning("%s: %s", self._url.href, ending.error)
+            log.warning("%s: %s", self._url.shown, ending.error)
 
     @property
     def _closed_first(self) -> Side | None:
@@ -336,6 +340,10 @@ class Session:
         assert self._protocol is not None
         received = self._protocol.receive(data)
         messages = received.messages
+        if self._trace.on:
+            for message in messages:
+                kind = "characters of text" if isinstance(message, str) else "binary bytes"
+                self._trace("<", f"a message of {len(message):,} {kind}")
         if len(messages) > PIECE_MESSAGES or self._piece < MAX_PIECE_BYTES:
             self._choose_piece(len(messages))
         if messages and self._on_loop:
@@ -375,9 +383,11 @@ class Session:
         if received.answer:
             self._answer(received.answer)
         if received.close is not None:
+            self._trace("<", f"Close frame, code {received.close.code}, reason {received.close.reason!r}")
             self._peer_close = received.close
             self._bridge.closing_by_server()
         if received.failure is not None:
+            self._trace("!", f"{received.failure}; told the server so with code {received.failure.sent_code}")
             self._error = received.failure
         if received.close is not None or received.failure is not None:
             await self._drain()
@@ -392,6 +402,7 @@ class Session:
         with transport.wire:
             if not writer.closed:
                 transport.send(answer)
+        self._trace(">", f"an answer to a ping or a Close frame, {len(answer)} bytes")
 
     async def _drain(self) -> None:
         """Nothing is left to hear, and only our Close frame to say: then the server should end the connection."""
@@ -405,9 +416,11 @@ class Session:
         while self._has_no_room():
             self.keepalive.pause()
             self._warn_once_about_full_inbox()
+            self._trace("%", f"reading stops: {self._bridge.inbox_length} messages wait to be consumed")
             self._room = Event()
             await self._room.wait()
             self._room = None
+            self._trace("%", "reading goes on")
             self.keepalive.resume(monotonic())
             await self._arm()
 
@@ -425,7 +438,7 @@ class Session:
         self._full_inbox_told = True
         log.warning(
             "%s: %d messages wait to be consumed (max_queue=%d, or 64 MiB): reading stops until there is room",
-            self._url.href,
+            self._url.shown,
             self._bridge.inbox_length,
             self._options.max_queue,
         )
@@ -599,10 +612,12 @@ class Session:
             if not self._protocol.can_send:
                 return
             self._transport.send(self._protocol.ping(payload))
+        self._trace(">", "ping")
         await self._write()
 
     def _pong(self, payload: bytes) -> None:
         answered = self.keepalive.pong(payload, monotonic())
+        self._trace("<", f"pong, which answers {len(answered)} of our pings")
         for earlier in answered:
             waiting = self.pings.pop(earlier, None)
             if waiting is not None:

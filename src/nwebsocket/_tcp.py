@@ -27,12 +27,13 @@ Attempt = tuple[socket.socket, int]
 """A socket that has begun to connect, and the number of the error so far, which may be that it is under way."""
 
 ATTEMPT_DELAY = 0.25  # seconds; RFC 8305 section 8, "Connection Attempt Delay"
+UNIX_DELAY = 0.02  # seconds until the next attempt at a Unix socket whose queue is full
 _PENDING = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
 
 async def connect_host(host: str, port: int, begun: Attempt | None = None) -> socket.socket:
     """``begun``: what begin_connecting() has returned for the same host and port; it is used or closed."""
-    addresses = await _resolve(host, port) if begun is None else [(socket.AF_INET, (host, port))]
+    addresses = await resolve(host, port) if begun is None else [(socket.AF_INET, (host, port))]
     try:
         return await connect_any(addresses, begun)
     except _AllFailed as failed:
@@ -40,7 +41,8 @@ async def connect_host(host: str, port: int, begun: Attempt | None = None) -> so
         raise ConnectionFailed(f"cannot connect to {host} port {port} ({tried})") from failed.attempts[-1][1]
 
 
-async def _resolve(host: str, port: int) -> list[Address]:
+async def resolve(host: str, port: int) -> list[Address]:
+    """Return the addresses of ``host``, the best first. Raises ConnectionFailed."""
     with suppress(OSError):  # none of the usual four numbers, with which getaddrinfo takes far longer
         socket.inet_pton(socket.AF_INET, host)
         return [(socket.AF_INET, (host, port))]
@@ -178,12 +180,31 @@ def begin_connecting(host: str, port: int) -> Attempt | None:
         return None
 
 
+def take_over(sock: socket.socket) -> Attempt:
+    """The attempt that a socket stands for that is connected already. The caller's object is left without it."""
+    return socket.socket(fileno=sock.detach()), 0
+
+
+async def connect_unix(path: str | bytes) -> socket.socket:
+    """Connect to the Unix socket at ``path``, or raise ConnectionFailed."""
+    try:
+        while True:
+            with suppress(BlockingIOError):  # its queue is full: unlike with TCP, nothing tells when there is room
+                return await _connect(socket.AF_UNIX, path)
+            await sleep(UNIX_DELAY)
+    except OSError as error:
+        raise ConnectionFailed(f"cannot connect to the Unix socket {path!r}: {error.strerror or error}") from error
+
+
 def _begin(family: int, sockaddr: Any) -> Attempt:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         if family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if family == getattr(socket, "AF_UNIX", None):
+            sock.connect(sockaddr)
+            return sock, 0
         return sock, sock.connect_ex(sockaddr)
     except BaseException:
         sock.close()

@@ -15,6 +15,16 @@ TLS_RECORD = 16 * 1024  # bytes; RFC 8446 section 5.1
 
 _NOT_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 _NO_COMMON_VERSION = {"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "NO_PROTOCOLS_AVAILABLE"}
+# RFC 8446 section 6.2; the first is new in TLS 1.3, before that the second stood for it.
+_WANTS_CERTIFICATE = {"TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_HANDSHAKE_FAILURE"}
+_REFUSES_CERTIFICATE = {
+    "SSLV3_ALERT_BAD_CERTIFICATE",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+    "TLSV1_ALERT_UNKNOWN_CA",
+}
 # X509_V_ERR_...: https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/
 _UNKNOWN_ISSUER = {2, 18, 19, 20, 21}
 _OUTSIDE_VALIDITY = {9, 10}
@@ -55,6 +65,11 @@ class TLS:
         """Take what the peer has sent, and return how much that was: all of it."""
         self.take_output: Callable[[int], bytes] = self.outgoing.read
         """Return at most so many of the bytes that must go to the peer; all with -1."""
+
+    def describe(self) -> str:
+        """Version and cipher, for the log."""
+        cipher = self._object.cipher()
+        return f"{self._object.version()}, {cipher[0] if cipher else 'no cipher'}"
 
     def handshake(self) -> bool:
         """Go on with the handshake; return True when it is done, False when more input is needed."""
@@ -180,8 +195,17 @@ def explain(error: OSError, host: str, port: int, tls: TLS) -> str:
     reason = error.reason or ""
     if reason in _NOT_TLS:
         return f"{host} does not speak TLS on port {port} ({_in_words(reason)}); use ws:// for it?"
-    remedy = "; the server and this Python have no TLS version in common" if reason in _NO_COMMON_VERSION else ""
-    return f"TLS with {host} failed: {_in_words(reason) or error}{remedy}"
+    return f"TLS with {host} failed: {_in_words(reason) or error}{_alert_remedy(reason)}"
+
+
+def _alert_remedy(reason: str) -> str:
+    if reason in _NO_COMMON_VERSION:
+        return "; the server and this Python have no TLS version in common"
+    if reason in _WANTS_CERTIFICATE:
+        return "; if it wants a client certificate, call load_cert_chain() on an SSLContext and pass that as ssl="
+    if reason in _REFUSES_CERTIFICATE:
+        return "; the server does not accept the client certificate of the SSLContext given as ssl="
+    return ""
 
 
 def _certificate_remedy(error: ssl.SSLCertVerificationError, tls: TLS) -> str:

@@ -35,22 +35,34 @@ _WOULD_BLOCK = (BlockingIOError, InterruptedError)
 
 
 async def open_transport(
-    host: str, port: int, *, tls: ssl.SSLContext | None, begun: Attempt | None = None
+    host: str,
+    port: int,
+    *,
+    tls: ssl.SSLContext | None,
+    begun: Attempt | None = None,
+    stage: Callable[[str], None] = lambda _: None,
 ) -> Transport:
     """Connect to ``host`` (a name, or an IP address without brackets) and set up TLS if a context is given; go on with
-    what begin_connecting() has ``begun``, if it has.
+    what has been ``begun`` before, if anything has. ``stage`` is told what is being done.
 
     May be cancelled at any moment: no socket and no task is left. Sets no time limit of its own.
     Raises ConnectionFailed if the host is unknown or no address of it can be connected, and TLSError.
     """
+    stage(f"connecting to {host} port {port}")
     transport = Transport(await connect_host(host, port, begun))
     if tls is not None:
-        try:
-            await transport.start_tls(tls, host, port)
-        except BaseException:
-            await transport.close()
-            raise
+        stage(f"waiting for the TLS handshake with {host} port {port}")
+        await start_tls_or_close(transport, tls, host, port)
     return transport
+
+
+async def start_tls_or_close(transport: Transport, tls: ssl.SSLContext, host: str, port: int) -> None:
+    """Set up TLS as a client of ``host``; if that fails, or is cancelled, the transport is closed."""
+    try:
+        await transport.start_tls(tls, host, port)
+    except BaseException:
+        await transport.close()
+        raise
 
 
 class Transport:
@@ -111,6 +123,19 @@ class Transport:
                 self.flush()
             raise TLSError(explain(error, host, port, tls)) from error
         self._tls = tls
+
+    def describe(self) -> str:
+        """Where the stream goes, for the log."""
+        try:
+            ends = f"{self._sock.getsockname()} -> {self._sock.getpeername()}"
+        except OSError as error:
+            ends = f"not connected ({error})"
+        return ends if self._tls is None else f"{ends}, {self._tls.describe()}"
+
+    def tls_error(self, error: ssl.SSLError, host: str, port: int) -> TLSError:
+        """What to raise for an error that comes after the handshake: in TLS 1.3 the server's verdict on us does."""
+        assert self._tls is not None
+        return TLSError(explain(error, host, port, self._tls))
 
     @property
     def receive(self) -> Callable[[], Coroutine[Any, Any, bytes]]:

@@ -21,7 +21,15 @@ from urllib.parse import unquote_to_bytes
 
 from .exceptions import InvalidArgument, InvalidURL
 
-__all__ = ["URL", "parse_protocols", "parse_url"]
+__all__ = [
+    "URL",
+    "Problem",
+    "basic_authorization",
+    "parse_authority",
+    "parse_protocols",
+    "parse_url",
+    "without_credentials",
+]
 
 _SECURE_BY_SCHEME = {"ws": False, "http": False, "wss": True, "https": True}
 _DEFAULT_PORTS = {False: 80, True: 443}
@@ -73,10 +81,14 @@ class URL:
         return self.origin + self.target
 
     def authorization(self) -> str | None:
-        """The value of the Authorization header (RFC 7617, UTF-8), or None without credentials."""
-        if self.credentials is None:
-            return None
-        return "Basic " + base64.b64encode(self.credentials.encode("utf-8", "surrogateescape")).decode("ascii")
+        """The value of the Authorization header, or None without credentials."""
+        return None if self.credentials is None else basic_authorization(self.credentials)
+
+    @property
+    def shown(self) -> str:
+        """The URL for logs and errors: without credentials and query, which may hold a token."""
+        path, question_mark, _ = self.target.partition("?")
+        return f"{self.origin}{path}?..." if question_mark else self.origin + path
 
     def join(self, location: str) -> URL:
         """Resolve the Location header of a redirect against this URL (RFC 3986 section 5.2).
@@ -97,6 +109,11 @@ class URL:
         elif location[0] != "?":
             path = path[: path.rindex("/") + 1]
         return parse_url(self.origin + path + location)
+
+
+def basic_authorization(credentials: str) -> str:
+    """The value of an Authorization header for "user:password" (RFC 7617, UTF-8)."""
+    return "Basic " + base64.b64encode(credentials.encode("utf-8", "surrogateescape")).decode("ascii")
 
 
 def parse_url(url: str) -> URL:
@@ -121,18 +138,27 @@ def _parse(url: str) -> URL:
     rest = text[scheme.end() :].lstrip(_SLASHES)
     end = _AUTHORITY_END.search(rest)
     authority = rest[: end.start()] if end else rest
-    userinfo, _, host_and_port = authority.rpartition("@")
-    host, port = _split_port(host_and_port)
     try:
+        host, port, credentials = parse_authority(authority)
         return URL(
             secure=secure,
-            host=_parse_host(host),
-            port=_DEFAULT_PORTS[secure] if port is None else _parse_port(port),
+            host=host,
+            port=port or _DEFAULT_PORTS[secure],
             target=_parse_target(rest[len(authority) :]),
-            credentials=_parse_credentials(userinfo),
+            credentials=credentials,
         )
-    except _Problem as problem:
+    except Problem as problem:
         _refuse(text, str(problem))
+
+
+def parse_authority(authority: str) -> tuple[str, int | None, str | None]:
+    """Return the host, the port if there is one, and the credentials, of what stands between "//" and the path.
+
+    Raises Problem.
+    """
+    userinfo, _, host_and_port = authority.rpartition("@")
+    host, port = _split_port(host_and_port)
+    return _parse_host(host), None if port is None else _parse_port(port), _parse_credentials(userinfo)
 
 
 def parse_protocols(protocols: str | Iterable[str]) -> tuple[str, ...]:
@@ -162,16 +188,16 @@ def _as_tuple(protocols: Iterable[str]) -> tuple[str, ...]:
     return tuple(protocols)
 
 
-class _Problem(Exception):
-    """What is wrong with a part of the URL; parse_url() adds the URL, without its credentials."""
+class Problem(Exception):
+    """What is wrong with a part of a URL; who catches it adds the URL, without its credentials."""
 
 
 def _refuse(text: str, problem: str) -> NoReturn:
-    raise InvalidURL(f"invalid URL {_without_credentials(text)!r}: {problem}") from None
+    raise InvalidURL(f"invalid URL {without_credentials(text)!r}: {problem}") from None
 
 
 def _refuse_scheme(text: str) -> NoReturn:
-    shown = _without_credentials(text)
+    shown = without_credentials(text)
     problem = "needs ws:// or wss:// at the beginning"
     scheme = _SCHEME.match(shown)
     without_scheme = not scheme or re.match(r"\d", shown[scheme.end() :])  # "localhost:8080" has scheme "localhost"
@@ -181,12 +207,12 @@ def _refuse_scheme(text: str) -> NoReturn:
     _refuse(text, problem)
 
 
-def _without_credentials(text: str) -> str:
+def without_credentials(text: str) -> str:
     """Cut out all that may be a user name or password: in a malformed URL, everything up to the last "@"."""
     before, at_sign, after = text.rpartition("@")
     if not at_sign:
         return text
-    scheme = re.match(r"(?i:wss?|https?):[/\\]*|[A-Za-z][A-Za-z0-9+.\-]*:[/\\]+", before)
+    scheme = re.match(r"(?i:wss?|https?|socks(?:4a?|5h?)?):[/\\]*|[A-Za-z][A-Za-z0-9+.\-]*:[/\\]+", before)
     return (scheme[0] if scheme else "") + after
 
 
@@ -206,9 +232,9 @@ def _split_port(host_and_port: str) -> tuple[str, str | None]:
 def _parse_port(port: str) -> int:
     digits = port.lstrip("0")
     if not port.isascii() or not port.isdigit():
-        raise _Problem("the port is not a number (an IPv6 address needs brackets: [::1])")
+        raise Problem("the port is not a number (an IPv6 address needs brackets: [::1])")
     if not digits or len(digits) > 5 or int(digits) > 65535:
-        raise _Problem("the port must be from 1 to 65535")
+        raise Problem("the port must be from 1 to 65535")
     return int(digits)
 
 
@@ -223,12 +249,12 @@ def _parse_credentials(userinfo: str) -> str | None:
 
 def _parse_host(host: str) -> str:
     if not host:
-        raise _Problem("the host name is missing, needs ws://host/ or wss://host/")
+        raise Problem("the host name is missing; it must stand after ://")
     if host.startswith("["):
         return _parse_ipv6(host)
     domain = _to_ascii(unquote_to_bytes(host).decode("utf-8", "replace"))
     if forbidden := _FORBIDDEN_IN_HOST.search(domain):
-        raise _Problem(f"the host name contains {forbidden[0]!r}")
+        raise Problem(f"the host name contains {forbidden[0]!r}")
     labels = domain.removesuffix(".").split(".")
     if labels[-1].isdigit() or re.fullmatch(r"0x[0-9a-f]*", labels[-1]):
         return _parse_ipv4(labels)
@@ -241,10 +267,10 @@ def _to_ascii(domain: str) -> str:
     try:
         labels = [_label_to_ascii(label) for label in _IDNA_DOTS.split(domain)]
     except UnicodeError:
-        raise _Problem("the host name cannot be encoded in ASCII (IDNA)") from None
+        raise Problem("the host name cannot be encoded in ASCII (IDNA)") from None
     ascii_domain = ".".join(labels).lower()
     if not ascii_domain:
-        raise _Problem("the host name is empty once its invisible characters are removed")
+        raise Problem("the host name is empty once its invisible characters are removed")
     return ascii_domain
 
 
@@ -259,7 +285,7 @@ def _parse_ipv4(labels: list[str]) -> str:
     numbers = [_parse_ipv4_number(label) for label in labels]
     *leading, last = numbers
     if len(numbers) > 4 or any(number > 255 for number in leading) or last >= 256 ** (5 - len(numbers)):
-        raise _Problem("the host is not a valid IPv4 address")
+        raise Problem("the host is not a valid IPv4 address")
     value = last + sum(number << 8 * (3 - position) for position, number in enumerate(leading))
     return str(ipaddress.IPv4Address(value))
 
@@ -267,7 +293,7 @@ def _parse_ipv4(labels: list[str]) -> str:
 def _parse_ipv4_number(label: str) -> int:
     number = _IPV4_NUMBER.fullmatch(label)
     if not number or len(label) > 100:
-        raise _Problem("the host ends in a number but is not a valid IPv4 address")
+        raise Problem("the host ends in a number but is not a valid IPv4 address")
     if number["hex"] is not None:
         return int(number["hex"] or "0", 16)
     return int(number["octal"], 8) if number["octal"] else int(number["decimal"])
@@ -275,11 +301,11 @@ def _parse_ipv4_number(label: str) -> int:
 
 def _parse_ipv6(host: str) -> str:
     if "%" in host:
-        raise _Problem("an IPv6 zone id ('%...') is not allowed in a URL, as in browsers")
+        raise Problem("an IPv6 zone id ('%...') is not allowed in a URL, as in browsers")
     try:
         address = ipaddress.IPv6Address(host[1:].removesuffix("]") if host.endswith("]") else "")
     except ValueError:
-        raise _Problem("the host is not a valid IPv6 address in brackets, such as [::1]") from None
+        raise Problem("the host is not a valid IPv6 address in brackets, such as [::1]") from None
     if address.ipv4_mapped:  # Python 3.13 writes "::ffff:1.2.3.4", the URL standard "::ffff:102:304"
         value = int(address.ipv4_mapped)
         return f"::ffff:{value >> 16:x}:{value & 0xFFFF:x}"

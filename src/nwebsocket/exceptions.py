@@ -8,6 +8,7 @@
     ├── WaitTimeout               (TimeoutError)     the timeout given to a waiting method has passed; nothing is lost
     ├── ConnectionFailed          (ConnectionError)  the connection could not be opened
     │   ├── OpenTimeout           (TimeoutError)     ... not within open_timeout
+    │   ├── ProxyError                               ... the proxy cannot be reached, or refuses
     │   ├── TLSError                                 ... TLS failed; the message says what to do about it
     │   ├── HandshakeError                           ... the server refused or garbled the handshake
     │   └── Cancelled                                ... close() was called while it was being opened
@@ -36,6 +37,7 @@ __all__ = [
     "MessageTooBig",
     "OpenTimeout",
     "ProtocolError",
+    "ProxyError",
     "TLSError",
     "WaitTimeout",
     "WebSocketError",
@@ -82,6 +84,21 @@ class TLSError(ConnectionFailed):
 
 class Cancelled(ConnectionFailed):
     """close() was called before the connection was open."""
+
+
+class ProxyError(ConnectionFailed):
+    """The proxy cannot be reached, did not connect to the server, or garbled its answer.
+
+    ``status``   the HTTP status of its answer (int), or None if there was none
+    ``headers``  the answer's headers, a list of (name, value) pairs as received
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None = None, headers: list[tuple[str, str]] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers or []
 
 
 class HandshakeError(ConnectionFailed):

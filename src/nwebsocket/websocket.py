@@ -19,7 +19,7 @@ from . import _loop, _sockets
 from ._bridge import Bridge, ReadyState
 from ._callbacks import Callbacks
 from ._options import Headers, Options, check_timeout
-from ._payload import message_of
+from ._payload import TEXT, message_of
 from ._response import Response
 from ._tls import default_tls_context
 from ._url import URL, parse_protocols, parse_url
@@ -37,10 +37,13 @@ from .events import (
 from .exceptions import ConnectionClosed, InvalidArgument, WaitTimeout
 
 if TYPE_CHECKING:
+    import os
+    import socket
     import ssl as tls
 
     from typing_extensions import Buffer, Self
 
+    from ._cookies import Cookies
     from ._session import Session
 
     Data = str | Buffer
@@ -77,15 +80,20 @@ class _Inside:
 
     def start(self, owner: WebSocket, url: URL, protocols: tuple[str, ...], options: Options) -> None:
         from ._session import Session  # with the first connection: see _loop.py
-        from ._tcp import begin_connecting
+        from ._tcp import begin_connecting, take_over
 
+        proxy = options.proxy_for(url)
         self.url, self.options = url, options
-        if url.secure and options.ssl is None:
+        if options.ssl is None and (url.secure or (proxy is not None and proxy.scheme == "https")):
             default_tls_context()  # slow the first time: not on the loop thread, where others would feel it
         self.bridge = bridge = Bridge(options)
         self.callbacks = Callbacks(owner, bridge, url.origin, options.callbacks, _EMPTY_HANDLERS)
         self.callbacks.check_methods(owner)
-        begun = begin_connecting(url.host, url.port)
+        begun = None
+        if options.sock is not None:
+            begun = take_over(options.sock)
+        elif proxy is None and options.unix is None:
+            begun = begin_connecting(url.host, url.port)
         for _ in range(self.init_depth):
             self.callbacks.init_entered()
         self.session = bridge.session = Session(bridge, self.callbacks, url, protocols, options, begun)
@@ -196,6 +204,11 @@ class WebSocket:
         ssl: tls.SSLContext | None = None,
         headers: Headers = (),
         origin: str | None = None,
+        auth: tuple[str, str] | None = None,
+        cookies: Cookies | None = None,
+        proxy: str | Literal[True] | None = True,
+        unix: str | bytes | os.PathLike[str] | None = None,
+        sock: socket.socket | None = None,
         compression: Literal["deflate"] | None = "deflate",
         open_timeout: float | None = 10.0,
         close_timeout: float = 10.0,
@@ -213,6 +226,11 @@ class WebSocket:
             ssl=ssl,
             headers=headers,  # type: ignore[arg-type]
             origin=origin,
+            auth=auth,
+            cookies=cookies,
+            proxy=proxy,
+            unix=unix,
+            sock=sock,
             compression=compression,
             open_timeout=open_timeout,
             close_timeout=close_timeout,
@@ -333,7 +351,10 @@ class WebSocket:
         TypeError for anything else than the above, UnicodeEncodeError (ValueError) for a lone surrogate: then nothing
         has been sent. From any thread; on the loop thread it never waits.
         """
-        self._nwebsocket.bridge.send(message_of(data))
+        bridge, message = self._nwebsocket.bridge, message_of(data)
+        bridge.send(message)
+        if bridge.trace.on:
+            bridge.trace(">", f"a message of {message[2]:,} {'text' if message[0] == TEXT else 'binary'} bytes")
 
     def close(self, code: int | None = None, reason: str = "") -> None:
         """Begin the closing handshake, after the messages accepted so far. Never waits; a second call does nothing.
@@ -361,7 +382,7 @@ class WebSocket:
         if not bridge.was_open and bridge.ending is None:
             inside.check_may_wait("wait_open()", in_callback=True)
         if not bridge.wait(lambda: bridge.was_open or bridge.ending is not None, timeout):
-            raise WaitTimeout(f"{inside.url.href} is not open after {timeout:g} s")
+            raise WaitTimeout(f"{inside.url.shown} is not open after {timeout:g} s")
         if bridge.was_open:
             return self
         raise bridge.opening_error()
@@ -377,7 +398,7 @@ class WebSocket:
         inside.check_may_wait("wait_closed()", in_callback=False)
         bridge = inside.bridge
         if not inside.wait_settled(timeout):
-            raise WaitTimeout(f"{inside.url.href} has not ended and been heard of by its handlers after {timeout:g} s")
+            raise WaitTimeout(f"{inside.url.shown} has not ended and been heard of by its handlers after {timeout:g} s")
         ending = bridge.ending
         assert ending is not None
         return CloseEvent("close", self, ending.code, ending.reason, ending.clean)
@@ -396,7 +417,7 @@ class WebSocket:
             inside.check_may_wait("recv()", in_callback=True)
         message = bridge.recv(timeout, hears_messages)
         if message is None:
-            raise WaitTimeout(f"no message from {inside.url.href} within {timeout:g} s")
+            raise WaitTimeout(f"no message from {inside.url.shown} within {timeout:g} s")
         return message
 
     def __iter__(self) -> Iterator[str | bytes]:
@@ -427,7 +448,7 @@ class WebSocket:
 
         bridge.post(command)
         if not bridge.wait(lambda: answer or bridge.ending is not None, timeout):
-            raise WaitTimeout(f"no pong from {inside.url.href} within {timeout:g} s")
+            raise WaitTimeout(f"no pong from {inside.url.shown} within {timeout:g} s")
         if not answer:
             raise bridge.closed_error()
         return answer[0]
@@ -477,7 +498,7 @@ class WebSocket:
         bridge = inside.bridge
         counts = f"sent {bridge.messages_sent}, received {bridge.messages_received}"
         ending = f", {bridge.ending.code}" if bridge.ending is not None else ""
-        return f"<{name} {inside.callbacks.visible_state().name}{ending} {inside.url.href} {counts}>"
+        return f"<{name} {inside.callbacks.visible_state().name}{ending} {inside.url.shown} {counts}>"
 
     def __del__(self) -> None:
         inside = self.__dict__.get("_nwebsocket")
@@ -502,9 +523,9 @@ WebSocket.__new__.__signature__ = inspect.signature(WebSocket.__init__)  # type:
 
 def connect(url: str, protocols: str | Iterable[str] = (), **options: Any) -> WebSocket:
     """`WebSocket(url, protocols, **options)`, once it is open. Raises what went wrong (see WebSocket.wait_open)."""
-    socket = WebSocket(url, protocols, **options)
+    ws = WebSocket(url, protocols, **options)
     try:
-        return socket.wait_open()
+        return ws.wait_open()
     except BaseException:
-        socket.close()
+        ws.close()
         raise
