@@ -19,6 +19,10 @@ import pytest
 
 from nwebsocket import _loop
 
+# The proxies of the machine are no business of the tests, nor of the processes that they start.
+for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[name]
+
 #: How long threads and sockets may take to go after a test has ended (seconds).
 PATIENCE = 2.0
 

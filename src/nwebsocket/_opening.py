@@ -62,19 +62,24 @@ class Opening:
         url, headers = self._url, self._options.request_headers()
         self._trace.begin(url.shown)
         chain: list[URL] = []
-        seen: set[tuple[URL, str | None]] = set()
+        asked: set[tuple[URL, str | None]] = set()
+        cookie = self._cookie(url)
         while True:
             chain.append(url)
-            cookie = None if self._jar is None else header_from_jar(self._jar, url)
-            if (url, cookie) in seen:
-                raise HandshakeError(f"the redirects go in a circle: {_path(chain)}")
-            seen.add((url, cookie))
+            asked.add((url, cookie))
             try:
                 return await self._open(url, headers if cookie is None else (*headers, ("Cookie", cookie)))
             except HandshakeError as refusal:
                 url = self._redirected(refusal, chain)
+                cookie = self._cookie(url)
+                if (url, cookie) in asked:
+                    raise _not_followed(refusal, f"the redirects go in a circle: {_path([*chain, url])}") from None
             if url.origin != chain[-1].origin:
                 headers = tuple(pair for pair in headers if pair[0].lower() not in _BOUND_TO_ORIGIN)
+
+    def _cookie(self, url: URL) -> str | None:
+        """What the jar, if there is one, has for ``url``: more, perhaps, since the last answer."""
+        return None if self._jar is None else header_from_jar(self._jar, url)
 
     def abandon(self) -> None:
         """Close what had begun and was not gone on with."""
