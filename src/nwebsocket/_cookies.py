@@ -4,12 +4,13 @@ server sets (RFC 6265). The jar decides what is sent where and what is kept.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._url import URL
-from .exceptions import InvalidArgument
+from .exceptions import ConnectionFailed, InvalidArgument
 
 if TYPE_CHECKING:
     from http.cookiejar import CookieJar
@@ -48,7 +49,8 @@ def cookie_header(cookies: Mapping[str, str]) -> str:
 def header_from_jar(jar: CookieJar, url: URL) -> str | None:
     """The value of the Cookie header that the jar has for ``url``, if any."""
     request = _request(url)
-    jar.add_cookie_header(request)
+    with _told_as_failure():
+        jar.add_cookie_header(request)
     value = request.get_header("Cookie")
     return None if value is None else str(value)
 
@@ -56,7 +58,17 @@ def header_from_jar(jar: CookieJar, url: URL) -> str | None:
 def take_up(jar: CookieJar, url: URL, headers: list[tuple[str, str]]) -> None:
     """Give the jar what the answer to a request for ``url`` sets."""
     if any(name.lower() in ("set-cookie", "set-cookie2") for name, _ in headers):
-        jar.extract_cookies(_Answer(headers), _request(url))  # type: ignore[arg-type]
+        with _told_as_failure():
+            jar.extract_cookies(_Answer(headers), _request(url))  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _told_as_failure() -> Iterator[None]:
+    """A jar and its policy may be anybody's code."""
+    try:
+        yield
+    except Exception as error:
+        raise ConnectionFailed(f"the cookie jar failed: {error!r}") from error
 
 
 def _request(url: URL) -> Any:

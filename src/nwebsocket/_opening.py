@@ -59,20 +59,20 @@ class Opening:
 
         Raises ConnectionFailed or one of its kinds; then, and when cancelled, nothing stays open.
         """
-        url, headers = self._url, self._options.request_headers()
+        url, headers = self._url, _with_authorization(self._options.request_headers(), self._url)
         self._trace.begin(url.shown)
         chain: list[URL] = []
-        asked: set[tuple[URL, str | None]] = set()
+        asked: set[tuple[str, str | None]] = set()
         cookie = self._cookie(url)
         while True:
             chain.append(url)
-            asked.add((url, cookie))
+            asked.add((url.href, cookie))
             try:
                 return await self._open(url, headers if cookie is None else (*headers, ("Cookie", cookie)))
             except HandshakeError as refusal:
                 url = self._redirected(refusal, chain)
                 cookie = self._cookie(url)
-                if (url, cookie) in asked:
+                if (url.href, cookie) in asked:
                     raise _not_followed(refusal, f"the redirects go in a circle: {_path([*chain, url])}") from None
             if url.origin != chain[-1].origin:
                 headers = tuple(pair for pair in headers if pair[0].lower() not in _BOUND_TO_ORIGIN)
@@ -156,13 +156,10 @@ class Opening:
                     take_up(self._jar, url, response.headers)
 
     def _request(self, url: URL, headers: Headers) -> Request:
-        authorization = url.authorization()
-        if authorization and not any(name.lower() == "authorization" for name, _ in headers):
-            headers = (("Authorization", authorization), *headers)
         return Request(
             host=url.host_header,
             target=url.target,
-            headers=headers,
+            headers=_with_authorization(headers, url),
             protocols=self._protocols,
             compression=self._options.compression is not None,
             max_size=self._options.max_size,
@@ -206,6 +203,14 @@ class Opening:
             self._trace("=", f"redirected to {target.shown}")
             return target
         raise _not_followed(refusal, problem)
+
+
+def _with_authorization(headers: Headers, url: URL) -> Headers:
+    """The headers with the credentials of the URL, unless they have others."""
+    authorization = url.authorization()
+    if authorization is None or any(name.lower() == "authorization" for name, _ in headers):
+        return headers
+    return ("Authorization", authorization), *headers
 
 
 def _path(chain: list[URL]) -> str:

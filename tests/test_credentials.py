@@ -1,0 +1,290 @@
+"""Who we say we are: auth=, headers=, cookies= and credentials in the URL; what a redirect does to them."""
+
+from __future__ import annotations
+
+import base64
+import queue
+from collections.abc import Callable, Iterator
+from http.cookiejar import Cookie, CookieJar, DefaultCookiePolicy
+from typing import Any
+
+import pytest
+from peers import LIMIT, Authority, Peer, RawServer, echo_server
+
+from nwebsocket import ConnectionFailed, HandshakeError, InvalidArgument, WebSocket, connect
+
+SECRET = "s3s4me"
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+class Visited:
+    """What a server was asked: the path and the headers of each request."""
+
+    def __init__(self, answer: Callable[[Peer], bytes | None]) -> None:
+        self.requests: queue.Queue[tuple[str, dict[str, str]]] = queue.Queue()
+        self._answer = answer
+
+    def __call__(self, peer: Peer) -> None:
+        self.requests.put((peer.path, peer.headers))
+        answer = self._answer(peer)
+        if answer is not None:
+            peer.send(answer)
+            return
+        peer.accept()
+        assert peer.read_frame().opcode == 8
+        peer.send(b"\x88\x00")
+
+    def next(self) -> tuple[str, dict[str, str]]:
+        return self.requests.get(timeout=LIMIT)
+
+
+def redirect(location: str, *headers: str, status: int = 302) -> bytes:
+    lines = [f"HTTP/1.1 {status} Moved", f"Location: {location}", "Content-Length: 0", *headers, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+@pytest.fixture
+def open_door() -> Iterator[tuple[str, Visited]]:
+    """A server that accepts everybody, and what it was asked."""
+    visited = Visited(lambda peer: None)
+    with RawServer(visited) as server:
+        yield server.url, visited
+
+
+# --- auth
+
+
+@pytest.mark.parametrize("auth", [("me", SECRET), ("", SECRET), ("me", ""), ("mé", "pä:ss☃")])
+def test_auth_is_basic(open_door: tuple[str, Visited], auth: tuple[str, str]) -> None:
+    url, visited = open_door
+    with connect(url, auth=auth):
+        assert visited.next()[1]["authorization"] == basic(*auth)
+
+
+def test_auth_goes_before_the_credentials_of_the_url(open_door: tuple[str, Visited]) -> None:
+    url, visited = open_door
+    with connect(url.replace("//", "//you:other@"), auth=("me", SECRET)):
+        assert visited.next()[1]["authorization"] == basic("me", SECRET)
+
+
+@pytest.mark.parametrize(
+    ("auth", "error", "problem"),
+    [
+        ("me:pw", TypeError, r"\(user, password\)"),
+        (("me",), TypeError, r"\(user, password\)"),
+        (("me", SECRET, SECRET), TypeError, r"\(user, password\)"),
+        (("me", SECRET.encode()), TypeError, r"\(user, password\)"),
+        (("m:e", SECRET), InvalidArgument, "colon"),
+        (("me", SECRET + "\ud800"), InvalidArgument, "surrogate"),
+    ],
+)
+def test_what_is_no_auth(auth: Any, error: type[Exception], problem: str) -> None:
+    with pytest.raises(error, match=problem) as caught:
+        WebSocket("ws://127.0.0.1/", auth=auth)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "header"),
+    [
+        ({"auth": ("me", SECRET)}, "Authorization"),
+        ({"cookies": {"id": SECRET}}, "Cookie"),
+        ({"cookies": CookieJar()}, "Cookie"),
+        ({"origin": "http://h"}, "Origin"),
+    ],
+)
+def test_what_is_given_twice_is_refused(options: dict[str, Any], header: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"and the header {header} are both given") as caught:
+        WebSocket("ws://127.0.0.1/", headers={header.upper(): SECRET}, **options)
+    assert SECRET not in str(caught.value)
+
+
+def test_repeated_headers_go_out_in_order(open_door: tuple[str, Visited]) -> None:
+    url, visited = open_door
+    with connect(url, headers=[("X-Tag", "one"), ("x-tag", "two")]):
+        assert visited.next()[1]["x-tag"] == "one, two"
+
+
+# --- cookies
+
+
+def test_cookies_of_a_mapping(open_door: tuple[str, Visited]) -> None:
+    url, visited = open_door
+    with connect(url, cookies={"id": "7", "name": 'a "b" c=d'}):
+        assert visited.next()[1]["cookie"] == 'id=7; name=a "b" c=d'
+    with connect(url, cookies={}):
+        assert "cookie" not in visited.next()[1]
+
+
+@pytest.mark.parametrize(
+    ("cookies", "error", "problem"),
+    [
+        ("id=7", TypeError, "mapping, an http.cookiejar.CookieJar or None, not str"),
+        ([("id", "7")], TypeError, "not list"),
+        ({"id": 7}, TypeError, "name and value must be str, not int"),
+        ({"i d": "7"}, InvalidArgument, "'i d' is not the name of a cookie"),
+        ({"id": f"{SECRET};x"}, InvalidArgument, "cookie id has a semicolon"),
+        ({"id": f"{SECRET}\r\nX: y"}, InvalidArgument, "cookie id"),
+        ({"id": f"{SECRET}☃"}, InvalidArgument, "cookie id"),
+    ],
+)
+def test_what_are_no_cookies(cookies: Any, error: type[Exception], problem: str) -> None:
+    with pytest.raises(error, match=problem) as caught:
+        WebSocket("ws://127.0.0.1/", cookies=cookies)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_jar_takes_up_what_the_handshake_sets_and_sends_it_the_next_time() -> None:
+    with echo_server(process_response=set_cookies) as server:
+        jar = CookieJar()
+        with connect(server.url, cookies=jar):
+            pass
+        assert {cookie.name: cookie.value for cookie in jar} == {"id": "7", "theme": "dark"}
+        with connect(server.url, cookies=jar):
+            pass
+    first, second = server.requests
+    assert "Cookie" not in first.headers
+    assert sorted(second.headers["Cookie"].split("; ")) == ["id=7", "theme=dark"]
+
+
+def set_cookies(connection: Any, request: Any, response: Any) -> None:
+    response.headers["Set-Cookie"] = "id=7; Path=/"
+    response.headers["Set-Cookie"] = "theme=dark"
+    response.headers["Set-Cookie"] = "hidden=1; Path=/elsewhere; Domain=example.org"
+
+
+def test_a_jar_takes_up_what_a_refusal_sets() -> None:
+    refusal = b"HTTP/1.1 401 Unauthorized\r\nSet-Cookie: try=1\r\nContent-Length: 0\r\n\r\n"
+    jar = CookieJar()
+    with RawServer(Visited(lambda peer: refusal)) as server, pytest.raises(HandshakeError):
+        connect(server.url, cookies=jar)
+    assert [cookie.name for cookie in jar] == ["try"]
+
+
+def test_cookies_for_secure_connections_stay_there(ca: Authority) -> None:
+    jar = CookieJar()
+    with echo_server(ssl=ca.server(), process_response=set_secure) as server:
+        for _ in range(2):
+            with connect(server.url, cookies=jar, ssl=ca.client()):
+                pass
+    assert server.requests[1].headers["Cookie"] == "id=7"
+    with echo_server() as plain, connect(plain.url, cookies=jar):
+        pass
+    assert "Cookie" not in plain.requests[0].headers
+
+
+def set_secure(connection: Any, request: Any, response: Any) -> None:
+    response.headers["Set-Cookie"] = "id=7; Secure"
+
+
+def test_a_jar_that_fails_is_an_error_that_says_so() -> None:
+    class Broken(DefaultCookiePolicy):
+        def set_ok(self, cookie: Cookie, request: Any) -> bool:
+            raise ZeroDivisionError("the policy is broken")
+
+    with (
+        echo_server(process_response=set_cookies) as server,
+        pytest.raises(ConnectionFailed, match=r"cookie jar.*the policy is broken"),
+    ):
+        connect(server.url, cookies=CookieJar(Broken()))
+
+
+# --- redirects
+
+
+def test_a_redirect_that_sets_the_cookie_it_asks_for_is_no_circle() -> None:
+    def answer(peer: Peer) -> bytes | None:
+        return None if "cookie" in peer.headers else redirect("/", "Set-Cookie: seen=1")
+
+    visited = Visited(answer)
+    with RawServer(visited) as server, connect(server.url, cookies=CookieJar()):
+        assert "cookie" not in visited.next()[1]
+        assert visited.next()[1]["cookie"] == "seen=1"
+
+
+@pytest.mark.parametrize("options", [{}, {"cookies": CookieJar()}, {"cookies": {"id": SECRET}}], ids=str)
+def test_a_circle_is_refused_with_its_chain(options: dict[str, Any]) -> None:
+    def answer(peer: Peer) -> bytes:
+        return redirect(f"/b?token={SECRET}" if peer.path == "/" else "/")
+
+    visited = Visited(answer)
+    with RawServer(visited) as server, pytest.raises(HandshakeError, match="circle") as caught:
+        connect(server.url.replace("//", f"//me:{SECRET}@"), **options)
+    text = str(caught.value)
+    assert text.endswith(f"circle: {server.url} -> {server.url}b?... -> {server.url}")
+    assert SECRET not in text
+    assert caught.value.status == 302
+    assert visited.requests.qsize() == 2
+
+
+def test_the_chain_of_a_downgrade_has_no_secrets(ca: Authority) -> None:
+    def answer(peer: Peer) -> bytes:
+        return redirect(f"ws://me:{SECRET}@example.org/?token={SECRET}")
+
+    with RawServer(answer_with(answer), ssl=ca.server()) as server, pytest.raises(HandshakeError) as caught:
+        connect(f"{server.url}?token={SECRET}", ssl=ca.client())
+    text = str(caught.value)
+    assert f"{server.url}?... redirects from wss to ws://example.org/?..., which is not encrypted" in text
+
+
+def answer_with(answer: Callable[[Peer], bytes]) -> Callable[[Peer], None]:
+    return lambda peer: peer.send(answer(peer)) if peer.request else None
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_auth_and_cookies_stay_with_their_origin(open_door: tuple[str, Visited], status: int) -> None:
+    url, visited = open_door
+    server = Visited(lambda peer: redirect("/there" if peer.path == "/" else url, status=status))
+    given: dict[str, Any] = {"auth": ("me", SECRET), "cookies": {"id": SECRET}, "headers": {"X": "y"}}
+    with RawServer(server) as first, connect(first.url, **given):
+        for path in ("/", "/there"):
+            asked, headers = server.next()
+            assert (asked, headers["cookie"]) == (path, f"id={SECRET}")
+            assert headers["authorization"] == basic("me", SECRET)
+        headers = visited.next()[1]
+        assert headers["x"] == "y"
+        assert not {"authorization", "cookie"} & headers.keys()
+
+
+def test_the_credentials_of_the_url_stay_with_their_origin(open_door: tuple[str, Visited]) -> None:
+    url, visited = open_door
+    server = Visited(lambda peer: redirect("/there" if peer.path == "/" else url))
+    with RawServer(server) as first, connect(first.url.replace("//", f"//me:{SECRET}@")):
+        assert [server.next()[1]["authorization"] for _ in range(2)] == [basic("me", SECRET)] * 2
+        assert "authorization" not in visited.next()[1]
+
+
+def test_the_credentials_of_a_location_are_used(open_door: tuple[str, Visited]) -> None:
+    url, visited = open_door
+    server = Visited(lambda peer: redirect(url.replace("//", f"//you:{SECRET}@")))
+    with RawServer(server) as first, connect(first.url, auth=("me", SECRET)):
+        assert visited.next()[1]["authorization"] == basic("you", SECRET)
+
+
+def test_a_jar_decides_itself_what_follows_a_redirect(open_door: tuple[str, Visited]) -> None:
+    url, visited = open_door
+    server = Visited(lambda peer: redirect(url.replace("127.0.0.1", "localhost"), "Set-Cookie: id=7"))
+    with RawServer(server) as first, connect(first.url, cookies=CookieJar()):
+        assert "cookie" not in visited.next()[1]
+
+
+def test_a_redirect_goes_through_the_proxy_of_its_own_url(
+    open_door: tuple[str, Visited], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, visited = open_door
+
+    def proxy(peer: Peer) -> None:
+        assert peer.request.startswith(b"CONNECT example.org:80 HTTP/1.1\r\nHost: example.org:80\r\n")
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        tunnelled = Peer(peer._sock, 0, peer._stop)
+        assert tunnelled.path == "/x"
+        tunnelled.send(redirect(url))
+
+    with RawServer(proxy) as server:
+        monkeypatch.setenv("ws_proxy", server.url.replace("ws:", "http:"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        with connect("ws://example.org/x"):
+            assert visited.next()[0] == "/"
