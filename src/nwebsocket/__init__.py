@@ -9,6 +9,11 @@
          ^                                                    (_fast_lane.py)
          `----messages----- _bridge.py <-- _reader.py <----------------------------- _transport.py <-- server
     USER THREADS in recv()
+
+How a connection is opened, on the loop thread:
+    _session.py --> _opening.py --> _tcp.py --> server    (by name or address, or a Unix socket; then TLS, `_tls.py`)
+                         |--------> _tunnel.py --> proxy --> server                                (`_proxies.py`)
+                         `--------> _protocol.py, _handshake.py   request and answer; `_cookies.py`; redirects
 """
 
 from ._bridge import ReadyState

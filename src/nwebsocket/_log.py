@@ -54,22 +54,20 @@ class Trace:
 
     def begin(self, shown_url: str) -> None:
         """Write where it goes, and with what software."""
-        if self.on:
-            self("=", shown_url)
-            self("=", _software())
+        self("=", shown_url)
+        self("=", _software())
 
     def __call__(self, mark: str, text: str) -> None:
-        """Write a line; who has to compute the text asks `on` before."""
+        """Write a line, if `on`. Who has to compute the text asks that before, and before the other methods."""
         if self.on:
             log.debug("#%d %s %s", self._number, mark, text)
 
     def head(self, mark: str, first_line: str, headers: Iterable[tuple[str, str]]) -> None:
         """Write the head of a request or an answer."""
-        if self.on:
-            self(mark, first_line)
-            for name, value in headers:
-                shown = repr(value)[1:-1] if name.lower() in _HARMLESS else f"({len(value)} characters)"
-                self(mark, f"{name}: {shown}")
+        self(mark, first_line)
+        for name, value in headers:
+            shown = repr(value)[1:-1] if name.lower() in _HARMLESS else f"({len(value)} characters)"
+            self(mark, f"{name}: {shown}")
 
 
 @cache

@@ -60,7 +60,8 @@ class Opening:
         Raises ConnectionFailed or one of its kinds; then, and when cancelled, nothing stays open.
         """
         url, headers = self._url, _with_authorization(self._options.request_headers(), self._url)
-        self._trace.begin(url.shown)
+        if self._trace.on:
+            self._trace.begin(url.shown)
         chain: list[URL] = []
         asked: set[tuple[str, str | None]] = set()
         cookie = self._cookie(url)
@@ -151,7 +152,8 @@ class Opening:
         finally:
             response = protocol.response
             if response is not None:
-                self._trace.head("<", f"HTTP/1.1 {response.status}", response.headers)
+                if self._trace.on:
+                    self._trace.head("<", f"HTTP/1.1 {response.status}", response.headers)
                 if self._jar is not None:
                     take_up(self._jar, url, response.headers)
 

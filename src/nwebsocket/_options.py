@@ -45,6 +45,8 @@ _HANDSHAKE_HEADERS = frozenset(
     }
 )
 
+_OPTIONS_FOR_HEADERS = {"authorization": "auth", "cookie": "cookies", "origin": "origin"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -116,15 +118,15 @@ class Options:
 
     def _check_contradictions(self) -> None:
         """What says two different things about the same is not guessed at."""
-        ways = [name for name in ("unix", "sock") if getattr(self, name) is not None]
-        if self.proxy is not None and self.proxy is not True:
-            ways.append("proxy")
-        if len(ways) > 1:
-            raise InvalidArgument(f"{' and '.join(ways)} contradict each other: give only one of them")
-        given = {name.lower() for name, _ in self.headers}
-        for option, header in (("auth", "authorization"), ("cookies", "cookie"), ("origin", "origin")):
-            if getattr(self, option) is not None and header in given:
-                raise InvalidArgument(f"{option} and the header {header.capitalize()} are both given: give only one")
+        proxy = None if self.proxy is True else self.proxy
+        ways = {"unix": self.unix, "sock": self.sock, "proxy": proxy}
+        given = [name for name, value in ways.items() if value is not None]
+        if len(given) > 1:
+            raise InvalidArgument(f"{' and '.join(given)} contradict each other: give only one of them")
+        for name, _ in self.headers:
+            option = _OPTIONS_FOR_HEADERS.get(name.lower())
+            if option is not None and getattr(self, option) is not None:
+                raise InvalidArgument(f"{option} and the header {name} are both given: give only one")
 
     def request_headers(self) -> tuple[tuple[str, str], ...]:
         """The headers the user asked for, by whatever option, but for those that a cookie jar has."""
