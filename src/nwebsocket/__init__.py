@@ -17,6 +17,7 @@ How a connection is opened, on the loop thread:
 """
 
 from ._bridge import ReadyState
+from ._compression import Deflate
 from ._options import Options
 from ._response import Response
 from ._sockets import close_all, open_sockets
@@ -52,6 +53,7 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionFailed",
     "ConnectionLost",
+    "Deflate",
     "ErrorEvent",
     "Event",
     "HandshakeError",

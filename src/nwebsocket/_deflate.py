@@ -1,4 +1,4 @@
-"""permessage-deflate (RFC 7692) for wsproto, with the receiving side done anew.
+"""permessage-deflate (RFC 7692) for wsproto, with the settings of `_compression.py`, and the receiving side done anew.
 
 wsproto's own `PerMessageDeflate` compresses well, but what it does with the server's part is not fit for use:
 a control frame between the fragments of a compressed message breaks that message, decompression has no limit, a
@@ -13,27 +13,32 @@ import zlib
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
+from ._compression import Deflate
+
 _RSV1 = RsvBits(True, False, False)
 _FLAGS = ("server_no_context_takeover", "client_no_context_takeover")
 _WINDOWS = ("server_max_window_bits", "client_max_window_bits")
+_LARGEST = 15  # what a window parameter means by its absence
 _WINDOW_BITS = re.compile(r"[89]|1[0-5]")
 _MESSAGE_TAIL = b"\x00\x00\xff\xff"  # what the sender cut off the end of each message (RFC 7692 section 7.2.1)
 _PIECE = 4096  # bytes inflated at once, for what follows the end of a stream is copied each time
 
 
-class Deflate(PerMessageDeflate):
+class DeflateExtension(PerMessageDeflate):
     """permessage-deflate of one client connection.
 
+    ``settings``  what to offer, and how to compress
     ``max_size``  the largest message to inflate, in bytes; None for any
     ``fault``     after a frame was refused: what was wrong with it, for people
     """
 
-    def __init__(self, max_size: int | None) -> None:
+    def __init__(self, settings: Deflate, max_size: int | None) -> None:
         super().__init__()
         self.fault = ""
+        self._settings = settings
         self._max_size = max_size
         self._accepted = False
-        self._window_bits = self.DEFAULT_SERVER_MAX_WINDOW_BITS
+        self._window_bits = _LARGEST
         self._stream: zlib._Decompress | None = None  # made for its first byte: it takes 7 KiB
         self._tail_due = False  # has the stream under way had any byte of the message under way?
         self._compressed = False  # is the message under way?
@@ -45,22 +50,44 @@ class Deflate(PerMessageDeflate):
         return self._accepted
 
     def offer(self) -> str:
-        """The parameters to offer: those that browsers offer."""
-        return "client_max_window_bits"
+        """The parameters to offer; by default those that browsers offer."""
+        settings = self._settings
+        bits = settings.client_max_window_bits
+        parameters = ["client_max_window_bits" if bits == _LARGEST else f"client_max_window_bits={bits}"]
+        if settings.server_max_window_bits is not None:
+            parameters.append(f"server_max_window_bits={settings.server_max_window_bits}")
+        parameters += [flag for flag in _FLAGS if getattr(settings, flag)]
+        return "; ".join(parameters)
 
     def finalize(self, offer: str) -> None:
         """Take over the parameters in the server's answer, ``offer``, by the rules of RFC 7692 section 7.1.
 
         Raises ValueError that says which parameter is wrong and what was expected.
         """
-        parameters = _parse_parameters(offer)
+        settings, parameters = self._settings, _parse_parameters(offer)
+        _check_granted(settings, parameters)
         self.server_no_context_takeover = "server_no_context_takeover" in parameters
-        self.client_no_context_takeover = "client_no_context_takeover" in parameters
+        # What we offered about ourselves, the server may answer with more than that, or not at all: we keep our word.
+        self.client_no_context_takeover = (
+            settings.client_no_context_takeover or "client_no_context_takeover" in parameters
+        )
+        window_bits = min(settings.client_max_window_bits, _window_bits(parameters, "client_max_window_bits"))
         # zlib cannot deflate with a window of 8 bits, but with 9 bits it never looks back farther than 250 bytes
         # (MAX_DIST in its deflate.h), which a window of 8 bits holds: Chromium does the same.
-        self.client_max_window_bits = max(9, int(parameters.get("client_max_window_bits", "15")))
-        self._window_bits = int(parameters.get("server_max_window_bits", "15"))
+        self.client_max_window_bits = max(9, window_bits)
+        self._window_bits = _window_bits(parameters, "server_max_window_bits")
         self._accepted = True
+
+    def frame_outbound(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, data: bytes, fin: bool
+    ) -> tuple[RsvBits, bytes]:
+        """Compress a frame's payload; wsproto does it, and drops the compressor if there is no context takeover."""
+        if self._compressor is None and opcode in (Opcode.TEXT, Opcode.BINARY):
+            settings = self._settings
+            self._compressor = zlib.compressobj(
+                settings.level, zlib.DEFLATED, -self.client_max_window_bits, settings.mem_level
+            )
+        return super().frame_outbound(proto, opcode, rsv, data, fin)
 
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
@@ -134,6 +161,20 @@ class Deflate(PerMessageDeflate):
     def _refuse(self, code: CloseReason, fault: str) -> CloseReason:
         self.fault = fault
         return code
+
+
+def _check_granted(settings: Deflate, parameters: dict[str, str]) -> None:
+    """Raise ValueError unless the server does what the offer asked of it (RFC 7692 sections 7.1.1.1 and 7.1.2.1)."""
+    if settings.server_no_context_takeover and "server_no_context_takeover" not in parameters:
+        raise ValueError("permessage-deflate: server_no_context_takeover is missing; it had been asked for")
+    asked = settings.server_max_window_bits
+    if asked is not None and _window_bits(parameters, "server_max_window_bits") > asked:
+        came = parameters.get("server_max_window_bits", "missing")
+        raise ValueError(f"permessage-deflate: server_max_window_bits is {came}; at most {asked} had been asked for")
+
+
+def _window_bits(parameters: dict[str, str], name: str) -> int:
+    return int(parameters.get(name, _LARGEST))
 
 
 def _parse_parameters(answer: str) -> dict[str, str]:

@@ -7,14 +7,15 @@ A plain request and a plain answer pass it by (`_plain_handshake.py`); nobody ca
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wsproto import events, utilities
 from wsproto.connection import ConnectionType
 from wsproto.extensions import Extension
 from wsproto.handshake import H11Handshake
 
-from ._deflate import Deflate
+from ._compression import Deflate
+from ._deflate import DeflateExtension
 from ._http_head import HeadReader, show
 from ._plain_handshake import accepted_headers, request_of
 from ._response import Response
@@ -33,7 +34,7 @@ class Request:
     ``target``       path and query, ASCII, percent-encoded
     ``headers``      further headers, none of them one that the handshake itself sets
     ``protocols``    the sub-protocols to offer
-    ``compression``  whether to offer permessage-deflate
+    ``compression``  the permessage-deflate to offer; None for none
     ``max_size``     the largest message to accept from the server, in bytes after decompression; None for any
     """
 
@@ -41,7 +42,7 @@ class Request:
     target: str
     headers: tuple[tuple[str, str], ...] = ()
     protocols: tuple[str, ...] = ()
-    compression: bool = True
+    compression: Deflate | None = field(default_factory=Deflate)
     max_size: int | None = 16 * 2**20
 
 
@@ -77,7 +78,7 @@ class Opening:
         "subprotocol",
     )
 
-    def __init__(self, request: Request, deflate: Deflate, *, fast_lane: bool) -> None:
+    def __init__(self, request: Request, deflate: DeflateExtension, *, fast_lane: bool) -> None:
         self.response: Response | None = None
         self.subprotocol = ""
         self.extensions = ""

@@ -12,6 +12,7 @@ import ssl
 from time import monotonic
 from typing import NoReturn
 
+from ._compression import deflate_of
 from ._cookies import header_from_jar, take_up
 from ._curio import TaskTimeout, before
 from ._handshake import Request
@@ -163,7 +164,7 @@ class Opening:
             target=url.target,
             headers=_with_authorization(headers, url),
             protocols=self._protocols,
-            compression=self._options.compression is not None,
+            compression=deflate_of(self._options.compression),
             max_size=self._options.max_size,
         )
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ._compression import Deflate, deflate_of
 from ._cookies import check_cookies, cookie_header, is_jar
 from ._proxies import Proxy, parse_proxy, proxy_of_environment
 from ._url import URL, basic_authorization
@@ -63,7 +64,7 @@ class Options:
                        None: none
     ``unix``           the path of a Unix socket to connect to; host and port of the URL are then only names
     ``sock``           a connected stream socket to use, which is taken over: the caller's object is left without it
-    ``compression``    "deflate" offers permessage-deflate (RFC 7692); None does not
+    ``compression``    "deflate" offers permessage-deflate (RFC 7692), a Deflate(...) with settings; None does not
     ``open_timeout``   for DNS, TCP, TLS and handshake together; None: no limit
     ``close_timeout``  for the close handshake, counted anew whenever the server takes data; then the socket is aborted
     ``ping_interval``  after so much silence a ping is sent; None turns keepalive off
@@ -82,7 +83,7 @@ class Options:
     proxy: str | Proxy | Literal[True] | None = field(repr=False, default=True)
     unix: str | bytes | os.PathLike[str] | None = None
     sock: socket.socket | None = None
-    compression: Literal["deflate"] | None = "deflate"
+    compression: Literal["deflate"] | Deflate | None = "deflate"
     open_timeout: float | None = 10.0
     close_timeout: float = 10.0
     ping_interval: float | None = 20.0
@@ -95,7 +96,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.ssl is not None and not isinstance(self.ssl, tls.SSLContext):
             raise TypeError(f"ssl must be an ssl.SSLContext or None, not {self.ssl!r}")
-        _check_choice("compression", self.compression, ("deflate", None))
+        deflate_of(self.compression)  # raises
         _check_choice("callbacks", self.callbacks, ("thread", "loop"))
         for name in ("open_timeout", "ping_interval", "ping_timeout"):
             _check_number(name, getattr(self, name), "seconds, more than 0,", optional=True)

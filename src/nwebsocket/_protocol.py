@@ -31,7 +31,8 @@ from wsproto.frame_protocol import (
     RsvBits,
 )
 
-from ._deflate import Deflate
+from ._compression import Deflate
+from ._deflate import DeflateExtension
 from ._fast_lane import ENABLED, FastLane
 from ._framing import close_frame
 from ._handshake import Opening, Request
@@ -89,7 +90,7 @@ class Protocol:
     """
 
     def __init__(self, request: Request, *, fast_lane: bool = ENABLED) -> None:
-        self._deflate = Deflate(request.max_size)
+        self._deflate = DeflateExtension(request.compression or Deflate(), request.max_size)
         self._guard = _FrameGuard(request.max_size)
         self._opening = Opening(request, self._deflate, fast_lane=fast_lane)
         self._open = False
@@ -352,7 +353,7 @@ class _FrameGuard(Extension):
         self.close_code: int | None = None
         self._max_size = max_size
         self._opcode = Opcode.CONTINUATION  # of the frame under way
-        self._compressed = False  # is the message under way? Then `Deflate` counts its bytes
+        self._compressed = False  # is the message under way? Then `DeflateExtension` counts its bytes
         self._size = 0  # bytes of the message under way, as announced by its frames so far
         self._fragments = 0
 

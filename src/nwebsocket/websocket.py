@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 from . import _loop, _sockets
 from ._bridge import Bridge, ReadyState
 from ._callbacks import Callbacks
+from ._compression import Deflate
 from ._options import Headers, Options, check_timeout
 from ._payload import TEXT, message_of
 from ._response import Response
@@ -209,7 +210,7 @@ class WebSocket:
         proxy: str | Literal[True] | None = True,
         unix: str | bytes | os.PathLike[str] | None = None,
         sock: socket.socket | None = None,
-        compression: Literal["deflate"] | None = "deflate",
+        compression: Literal["deflate"] | Deflate | None = "deflate",
         open_timeout: float | None = 10.0,
         close_timeout: float = 10.0,
         ping_interval: float | None = 20.0,
