@@ -33,7 +33,7 @@ from nwebsocket.exceptions import (
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 FIN, RSV1, RSV2, RSV3 = 0x80, 0x40, 0x20, 0x10
 REQUEST = Request(host="example.org", target="/chat?room=1")
-PLAIN = replace(REQUEST, compression=False)
+PLAIN = replace(REQUEST, compression=None)
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
 
 
