@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import peers
 import pytest
 
@@ -22,6 +23,10 @@ from nwebsocket import _loop
 # The proxies of the machine are no business of the tests, nor of the processes that they start.
 for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[name]
+
+# The limit of each test is pytest's: how long one example takes says more about the machine than about us.
+hypothesis.settings.register_profile("nwebsocket", deadline=None)
+hypothesis.settings.load_profile("nwebsocket")
 
 #: How long threads and sockets may take to go after a test has ended (seconds).
 PATIENCE = 2.0

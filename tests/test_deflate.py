@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -534,7 +533,6 @@ class EchoProtocol:
 
 
 @given(ALL_SETTINGS, SERVERS, st.lists(MESSAGES, max_size=6))
-@hypothesis.settings(deadline=None)
 def test_whatever_is_set_on_either_side_messages_come_back(
     ours: Deflate, factory: ServerPerMessageDeflateFactory, messages: list[tuple[Any, list[tuple[int, int]]]]
 ) -> None:

@@ -95,7 +95,7 @@ payloads = st.builds(lambda size, seed: random.Random(seed).randbytes(size), siz
 fragments = st.lists(payloads, min_size=1, max_size=4)
 messages = st.builds(lambda opcode, parts: message(opcode, *parts), st.sampled_from([TEXT, BINARY]), fragments)
 generously = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 

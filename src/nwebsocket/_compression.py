@@ -60,7 +60,7 @@ def deflate_of(compression: Any) -> Deflate | None:
         raise TypeError(message)
     if compression != "deflate":
         raise InvalidArgument(message)
-    return Deflate()
+    return DEFAULT
 
 
 def _check_range(name: str, value: Any, lowest: int, highest: int, alternative: str = "") -> None:
@@ -74,3 +74,6 @@ def _check_range(name: str, value: Any, lowest: int, highest: int, alternative: 
 def _check_flag(name: str, value: Any) -> None:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r}")
+
+
+DEFAULT = Deflate()

@@ -7,14 +7,14 @@ A plain request and a plain answer pass it by (`_plain_handshake.py`); nobody ca
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from wsproto import events, utilities
 from wsproto.connection import ConnectionType
 from wsproto.extensions import Extension
 from wsproto.handshake import H11Handshake
 
-from ._compression import Deflate
+from ._compression import DEFAULT, Deflate
 from ._deflate import DeflateExtension
 from ._http_head import HeadReader, show
 from ._plain_handshake import accepted_headers, request_of
@@ -42,7 +42,7 @@ class Request:
     target: str
     headers: tuple[tuple[str, str], ...] = ()
     protocols: tuple[str, ...] = ()
-    compression: Deflate | None = field(default_factory=Deflate)
+    compression: Deflate | None = DEFAULT
     max_size: int | None = 16 * 2**20
 
 

@@ -31,7 +31,7 @@ from wsproto.frame_protocol import (
     RsvBits,
 )
 
-from ._compression import Deflate
+from ._compression import DEFAULT
 from ._deflate import DeflateExtension
 from ._fast_lane import ENABLED, FastLane
 from ._framing import close_frame
@@ -90,7 +90,7 @@ class Protocol:
     """
 
     def __init__(self, request: Request, *, fast_lane: bool = ENABLED) -> None:
-        self._deflate = DeflateExtension(request.compression or Deflate(), request.max_size)
+        self._deflate = DeflateExtension(request.compression or DEFAULT, request.max_size)
         self._guard = _FrameGuard(request.max_size)
         self._opening = Opening(request, self._deflate, fast_lane=fast_lane)
         self._open = False
