@@ -440,18 +440,25 @@ class Peer:
         for start in range(0, len(data), chunk):
             self.send(data[start : start + chunk])
 
+    def read(self, size: int) -> bytes:
+        """Return the next `size` bytes. EOFError if they do not come."""
+        while len(self._buffer) < size:
+            if not self._receive():
+                raise EOFError(f"the client left after {bytes(self._buffer[:99])!r}, {size} bytes were to come")
+        return self._take(size)
+
     def read_frame(self) -> Frame:
         """Return the next frame, unmasked. AssertionError if it was not masked, EOFError if there is none."""
-        first, second = self._read(2)
+        first, second = self.read(2)
         if not second & 0x80:
             raise AssertionError("a client's frame is not masked (RFC 6455 section 5.1)")
         length = second & 0x7F
         if length == 126:
-            (length,) = struct.unpack("!H", self._read(2))
+            (length,) = struct.unpack("!H", self.read(2))
         elif length == 127:
-            (length,) = struct.unpack("!Q", self._read(8))
-        key = self._read(4)
-        return Frame(bool(first & 0x80), first >> 4 & 7, first & 0xF, _mask(self._read(length), key))
+            (length,) = struct.unpack("!Q", self.read(8))
+        key = self.read(4)
+        return Frame(bool(first & 0x80), first >> 4 & 7, first & 0xF, _mask(self.read(length), key))
 
     def read_until_close(self) -> list[Frame]:
         """Return all frames up to the client's Close frame, which is the last. EOFError if it does not come."""
@@ -490,12 +497,6 @@ class Peer:
             raise AssertionError("the script was still reading when the test ended (use stall() if that is meant)")
         self._buffer += data
         return bool(data)
-
-    def _read(self, size: int) -> bytes:
-        while len(self._buffer) < size:
-            if not self._receive():
-                raise EOFError(f"the client left after {bytes(self._buffer[:99])!r}, {size} bytes were to come")
-        return self._take(size)
 
     def _take(self, size: int) -> bytes:
         taken = bytes(self._buffer[:size])
