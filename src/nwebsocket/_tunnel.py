@@ -191,7 +191,7 @@ async def _socks4(dialogue: _Dialogue, *, resolve_here: bool) -> None:
     user, _ = dialogue.proxy.user_and_password()
     connection = socks4.SOCKS4Connection(user)
     request = socks4.SOCKS4ARequest if named else socks4.SOCKS4Request
-    connection.send(request.from_address(socks4.SOCKS4Command.CONNECT, (host, dialogue.port)))
+    connection.send(request.from_address(socks4.SOCKS4Command.CONNECT, (host, dialogue.port), user))
     await dialogue.send(connection.data_to_send())
     try:
         reply = connection.receive_data(await dialogue.read(8))
