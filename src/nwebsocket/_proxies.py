@@ -75,6 +75,8 @@ def _check_socks(proxy: Proxy, origin: str) -> None:
 
     if max(map(len, proxy.user_and_password())) > _MAX_SOCKS_BYTES:
         raise InvalidArgument(f"{origin} {proxy.shown}: user and password may have {_MAX_SOCKS_BYTES} bytes each")
+    if proxy.scheme.startswith("socks4") and b"\0" in proxy.user_and_password()[0]:
+        raise InvalidArgument(f"{origin} {proxy.shown}: the user has a zero byte, which ends it in SOCKS 4")
     if find_spec("socksio") is None:
         raise InvalidArgument(f"{origin} {proxy.shown}: SOCKS needs one more package: pip install 'nwebsocket[proxy]'")
 
