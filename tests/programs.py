@@ -88,7 +88,11 @@ class Program:
         """End it as a crash would: the kernel closes its connections."""
         self._killed = True
         self._process.kill()
-        self._process.wait(LIMIT)
+        self.wait()
+
+    def wait(self) -> int:
+        """Wait until it has ended, and return its status."""
+        return self._process.wait(LIMIT)
 
     def _wait_until_it_listens(self) -> None:
         deadline = time.monotonic() + LIMIT
@@ -103,7 +107,7 @@ class Program:
     def _stop(self) -> None:
         self._process.terminate()
         try:
-            self._process.wait(LIMIT)
+            self.wait()
         except subprocess.TimeoutExpired:
             self.kill()
             raise TimeoutError(f"had to be killed: {self._told()}") from None

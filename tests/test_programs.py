@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import datetime
 import queue
+import signal
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -238,6 +240,44 @@ def web(request: pytest.FixtureRequest) -> Site:
 
 Compression = Literal["deflate"] | None
 compressions = pytest.mark.parametrize("compression", ["deflate", None])
+
+
+# --- The programs themselves
+
+PROGRAM = "import socket, sys; print('its output', flush=True)\n"
+LISTEN = "listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
+PAUSE = "import signal; signal.pause()"
+
+
+def program(tmp_path: Path, port: int, code: str) -> programs.Program:
+    return programs.Program([sys.executable, "-c", PROGRAM + code, str(port)], [port], tmp_path)
+
+
+def test_a_program_that_ends_at_once(tmp_path: Path) -> None:
+    with (
+        programs.free_ports() as ports,
+        pytest.raises(RuntimeError, match=r"ended at once, status 3: (?s:.*)its output"),
+        program(tmp_path, ports[0], "sys.exit(3)"),
+    ):
+        pytest.fail("it was taken to run")
+
+
+def test_a_program_that_does_not_listen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with programs.free_ports() as ports:
+        silent = program(tmp_path, ports[0], PAUSE)
+        monkeypatch.setattr(programs, "LIMIT", 0.5)
+        with pytest.raises(TimeoutError, match="does not listen"), silent:
+            pytest.fail("it was taken to listen")
+    assert silent.wait() == -signal.SIGTERM
+
+
+def test_a_program_that_ends_by_itself(tmp_path: Path) -> None:
+    with (
+        programs.free_ports() as ports,
+        pytest.raises(RuntimeError, match=r"ended by itself, status 4: (?s:.*)its output"),
+        program(tmp_path, ports[0], f"{LISTEN}listener.accept()\nsys.exit(4)") as running,
+    ):
+        running.wait()
 
 
 # --- Conversations
