@@ -15,6 +15,7 @@ import struct
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import peers
@@ -167,22 +168,21 @@ def http_proxy() -> Iterator[str]:
         yield f"http://{CREDENTIALS}127.0.0.1:{program.port}"
 
 
-def tls_in_front(ca: Authority, port: int, pem: Any, *names: str) -> str:
-    """A block for nginx's stream."""
-    ca.root.issue_cert(*names).private_key_and_cert_chain_pem.write_to_path(pem)
-    return f"ssl_certificate {pem}; ssl_certificate_key {pem}; proxy_pass 127.0.0.1:{port};"
+def tls_in_front(ca: Authority, port: int, target: str, name: str, directory: Path) -> str:
+    """A server for nginx's stream: TLS with a certificate for `name`, and the proxy `target` behind."""
+    pem = directory / f"{port}.pem"
+    ca.root.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(pem)
+    certificate = f"ssl_certificate {pem}; ssl_certificate_key {pem};"
+    return f"server {{ listen 127.0.0.1:{port} ssl; {certificate} proxy_pass {target.rpartition('@')[2]}; }}"
 
 
 @pytest.fixture(scope="module")
 def https_proxies(http_proxy: str, ca: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """One whose certificate is in order, and one with that of another host."""
-    directory, behind = tmp_path_factory.mktemp("https"), int(http_proxy.rpartition(":")[2])
+    directory = tmp_path_factory.mktemp("https")
     with programs.free_ports(2) as ports:
-        servers = [
-            f"server {{ listen 127.0.0.1:{port} ssl; {tls_in_front(ca, behind, directory / name, name)} }}"
-            for port, name in zip(ports, ["127.0.0.1", "other.example"], strict=True)
-        ]
-        with programs.nginx(ports, stream="\n".join(servers)):
+        good = tls_in_front(ca, ports[0], http_proxy, "127.0.0.1", directory)
+        with programs.nginx(ports, stream=good + tls_in_front(ca, ports[1], http_proxy, "other.example", directory)):
             yield [f"https://{CREDENTIALS}127.0.0.1:{port}" for port in ports]
 
 
@@ -295,9 +295,28 @@ def test_socks4_has_no_ipv6_addresses(proxy: str) -> None:
     assert "IPv6" in proxy_failure("ws://[::1]:9/", proxy)
 
 
-def test_the_proxy_is_killed(plain: str) -> None:
-    with programs.tinyproxy((USER, PASSWORD)) as program:
-        ws = connect(with_credentials(plain), proxy=f"http://{CREDENTIALS}127.0.0.1:{program.port}")
+@contextlib.contextmanager
+def mortal_proxy(scheme: str, ca: Authority, http_proxy: str, directory: Path) -> Iterator[programs.Program]:
+    """A proxy of the test's own, which may be killed."""
+    with contextlib.ExitStack() as stack:
+        if scheme == "http":
+            program = stack.enter_context(programs.tinyproxy((USER, PASSWORD)))
+        elif scheme == "socks5h":
+            program = stack.enter_context(programs.microsocks((USER, PASSWORD)))
+        else:
+            port = stack.enter_context(programs.free_ports())[0]
+            front = tls_in_front(ca, port, http_proxy, "127.0.0.1", directory)
+            program = stack.enter_context(programs.nginx([port], stream=front))
+        yield program
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "socks5h"])
+def test_the_proxy_is_killed(
+    scheme: str, target: str, ca: Authority, trusting: ssl.SSLContext, http_proxy: str, tmp_path: Path
+) -> None:
+    with mortal_proxy(scheme, ca, http_proxy, tmp_path) as program:
+        proxy = f"{scheme}://{CREDENTIALS}127.0.0.1:{program.port}"
+        ws = connect(with_credentials(target), proxy=proxy, ssl=trusting)
         ws.send("x")
         assert ws.recv(LIMIT) == "x"
         program.kill()
