@@ -283,6 +283,7 @@ def test_a_program_that_ends_by_itself(tmp_path: Path) -> None:
 # --- Conversations
 
 
+@pytest.mark.slow
 @compressions
 def test_messages_come_back_as_they_were(site: Site, compression: Compression) -> None:
     messages: list[str | bytes] = ["häß", "", b"\0\xff", b"", "ä" * 2**19, bytes(range(256)) * 2**12]
@@ -404,8 +405,9 @@ def test_basic_authentication_opens_what_401_has_closed(nginx_plain: Site) -> No
         assert ws.recv(LIMIT) == "x"
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("target", ["path", "ws", "http"])
+@pytest.mark.parametrize(
+    ("status", "target"), [(301, "path"), (302, "ws"), (303, "http"), (307, "ws"), (308, "http")]
+)
 def test_redirects_are_followed(web: Site, websockets: Site, status: int, target: str) -> None:
     to = {"path": "/", "ws": f"{websockets.origin}/", "http": f"{websockets.origin.replace('ws:', 'http:')}/"}[target]
     with web.connect(f"/redirect/{status}?to={to}") as ws:

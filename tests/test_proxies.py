@@ -635,7 +635,7 @@ def test_a_proxy_that_lies(case: str) -> None:
 def test_a_proxy_that_stalls(way: str) -> None:
     with RawServer(Peer.stall) as server:
         start = time.monotonic()
-        error = failure("ws://127.0.0.1:9/", f"{way}://{CREDENTIALS}127.0.0.1:{server.port}", open_timeout=0.1)
+        error = failure("ws://127.0.0.1:9/", f"{way}://{CREDENTIALS}127.0.0.1:{server.port}", open_timeout=0.05)
     assert time.monotonic() - start < 3
     assert isinstance(error, OpenTimeout)
     assert f"127.0.0.1:{server.port}" in str(error) or f"127.0.0.1 port {server.port}" in str(error)
@@ -648,7 +648,7 @@ def test_a_proxy_that_stalls_in_the_middle_of_its_answer() -> None:
         peer.stall()
 
     with RawServer(script) as server:
-        error = failure("ws://server.example/", f"http://{CREDENTIALS}127.0.0.1:{server.port}", open_timeout=0.1)
+        error = failure("ws://server.example/", f"http://{CREDENTIALS}127.0.0.1:{server.port}", open_timeout=0.05)
     assert isinstance(error, OpenTimeout)
     assert f"the proxy http://127.0.0.1:{server.port}" in str(error)
 
