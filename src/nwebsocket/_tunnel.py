@@ -56,7 +56,9 @@ async def open_tunnel(
 async def _reach(proxy: Proxy, tls: Callable[[], ssl.SSLContext], stage: Callable[[str], None]) -> Transport:
     context = tls() if proxy.scheme == "https" else None
     try:
-        return await open_transport(proxy.host, proxy.port, tls=context, stage=stage)
+        return await open_transport(
+            proxy.host, proxy.port, tls=context, stage=lambda doing: stage(f"{doing}, the proxy {proxy.shown}")
+        )
     except TLSError as error:
         raise TLSError(f"the proxy {proxy.shown}: {error}") from error.__cause__
     except ConnectionFailed as error:
