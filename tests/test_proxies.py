@@ -638,7 +638,14 @@ def test_a_proxy_that_stalls(way: str) -> None:
         error = failure("ws://127.0.0.1:9/", f"{way}://{CREDENTIALS}127.0.0.1:{server.port}", open_timeout=0.05)
     assert time.monotonic() - start < 3
     assert isinstance(error, OpenTimeout)
-    assert f"127.0.0.1:{server.port}" in str(error) or f"127.0.0.1 port {server.port}" in str(error)
+    assert f"the proxy {way}://127.0.0.1:{server.port}" in str(error)
+
+
+def test_a_proxy_that_cannot_be_reached_in_time(plain: str) -> None:
+    with peers.dead_address() as (host, port):
+        error = failure(plain, f"http://{CREDENTIALS}{host}:{port}", open_timeout=0.05)
+    assert isinstance(error, OpenTimeout)
+    assert f"connecting to {host} port {port}, the proxy http://{host}:{port}" in str(error)
 
 
 def test_a_proxy_that_stalls_in_the_middle_of_its_answer() -> None:
