@@ -55,6 +55,9 @@ logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
 
 # --- What the servers have in common
 
+Host = str | socket.socket
+"""Where to listen: an address, or a socket that listens, which the server closes."""
+
 
 class Server:
     """A listening socket, the threads that serve it, and what went wrong in them.
@@ -62,10 +65,11 @@ class Server:
     ``url``   where it listens, with a trailing slash: ``ws://127.0.0.1:port/``
     """
 
-    def __init__(self, host: str, ssl: ssl_module.SSLContext | None) -> None:
-        self._listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    def __init__(self, host: Host, ssl: ssl_module.SSLContext | None) -> None:
+        self._listener = _listen(host) if isinstance(host, str) else host
+        address: str = self._listener.getsockname()[0]
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"{'wss' if ssl else 'ws'}://{f'[{host}]' if ':' in host else host}:{self.port}/"
+        self.url = f"{'wss' if ssl else 'ws'}://{f'[{address}]' if ':' in address else address}:{self.port}/"
         self._failures: list[BaseException] = []
 
     def __enter__(self) -> Self:
@@ -104,6 +108,10 @@ class Server:
     def _expect_end(self, threads: Iterable[threading.Thread]) -> None:
         for thread in _join(threads, LIMIT / 2):
             self._failures.append(RuntimeError(f"{thread.name} does not end though its sockets are cut"))
+
+
+def _listen(host: str) -> socket.socket:
+    return socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
 
 _Thread = TypeVar("_Thread", bound=threading.Thread)
@@ -146,7 +154,7 @@ class EchoServer(Server):
     """See echo_server()."""
 
     def __init__(
-        self, handler: Callable[[Connection], None], host: str, ssl: ssl_module.SSLContext | None, **options: Any
+        self, handler: Callable[[Connection], None], host: Host, ssl: ssl_module.SSLContext | None, **options: Any
     ) -> None:
         super().__init__(host, ssl)
         self.requests: list[websockets.http11.Request] = []
@@ -197,7 +205,7 @@ class EchoServer(Server):
 def echo_server(
     *,
     handler: Callable[[Connection], None] = echo,
-    host: str = "127.0.0.1",
+    host: Host = "127.0.0.1",
     ssl: ssl_module.SSLContext | None = None,
     compression: str | None = "deflate",
     subprotocols: Sequence[str] | None = None,
@@ -536,7 +544,7 @@ class RawServer(Server):
     """
 
     def __init__(
-        self, script: Callable[[Peer], object], *, ssl: ssl_module.SSLContext | None = None, host: str = "127.0.0.1"
+        self, script: Callable[[Peer], object], *, ssl: ssl_module.SSLContext | None = None, host: Host = "127.0.0.1"
     ) -> None:
         super().__init__(host, ssl)
         self._script = script
