@@ -1,0 +1,328 @@
+"""Bad networks: addresses that lead nowhere, links that are cut, that lose packets, that go away and come back.
+
+The client is a process of its own at the far end of a network.Link. `pytest -s` shows how long all took.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import network
+import pytest
+from network import HOST, PORT, SERVER_IPV6, Link
+from peers import Connection, Peer, RawServer, close_frame, echo_server
+
+slow = pytest.mark.slow
+
+KEEPALIVE = {"ping_interval": 0.5, "ping_timeout": 0.5}
+CLOSE_TIMEOUT = 0.5
+MARGIN = 1.0
+"""Seconds by which the limits above may be passed."""
+
+ATTEMPT_DELAY = 0.25
+"""Seconds between two attempts to connect (RFC 8305)."""
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Iterator[Link]:
+    if reason := network.missing():
+        pytest.skip(reason)
+    with Link(tmp_path) as link:
+        yield link
+
+
+# --- A name with two addresses
+
+CONNECT_TWICE = """
+import socket
+
+def now():
+    # Without the time for which the main thread, which loads the modules, waited for a processor (if the kernel tells).
+    try:
+        with open("/proc/self/schedstat") as file:
+            return time.monotonic() - int(file.read().split()[1]) / 1e9
+    except FileNotFoundError:
+        return time.monotonic()
+
+host = options.pop("host")
+for _ in range(2):  # cold, as in a new process, and warm
+    begun = now()
+    ws = WebSocket(url, **options)
+    opened = []
+    ws.onopen = lambda: opened.append(now() - begun)
+    ws.wait_open()
+    waited = now() - begun
+    ws.close()
+    ws.wait_closed()
+    tell(onopen=opened[0], wait_open=waited)
+tell(families=[found[0].name for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)])
+"""
+
+
+def connect_twice(link: Link) -> tuple[float, float]:
+    """Return how long it took to connect to HOST (seconds), by the slower of both ways to see it: cold, and warm."""
+    with link.client(CONNECT_TWICE, f"ws://{HOST}:{PORT}/", host=HOST) as client:
+        cold, warm = (max(client.hear().values()) for _ in range(2))
+        assert client.hear() == {"families": ["AF_INET6", "AF_INET"]}
+    print(f"connected in {cold:.3f} s, then in {warm:.3f} s")
+    return cold, warm
+
+
+def test_a_dead_ipv6_address_beside_a_live_ipv4_one(link: Link) -> None:
+    link.drop = network.ipv6
+    with echo_server(host=link.ipv4):
+        cold, warm = connect_twice(link)
+    assert cold < 0.5
+    assert warm < 0.5
+
+
+def test_a_live_ipv6_address_comes_first(link: Link) -> None:
+    with echo_server(host=link.ipv6):  # nobody serves the other
+        cold, warm = connect_twice(link)
+    assert cold < 0.5
+    assert warm < ATTEMPT_DELAY
+
+
+def test_a_refused_ipv6_address_costs_nothing(link: Link) -> None:
+    link.ipv6.close()
+    with echo_server(host=link.ipv4):
+        cold, warm = connect_twice(link)
+    assert cold < 0.5
+    assert warm < ATTEMPT_DELAY
+
+
+# --- A link that is cut
+
+HANDLERS = """
+errors = []
+ws = WebSocket(url, **options)
+ws.onopen = lambda: tell(open=True)
+ws.onerror = errors.append
+ws.onclose = lambda event: tell(error=type(errors[0]).__name__, code=event.code, at=time.monotonic())
+ws.wait_closed()
+"""
+
+RECV = """
+messages = options.pop("messages")
+ws = connect(url, **options)
+for _ in range(messages):
+    ws.send("")
+    ws.recv()
+tell(open=True)
+try:
+    ws.recv()
+except ConnectionClosed as error:
+    tell(error=type(error).__name__, code=error.code, at=time.monotonic())
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        pytest.param(HANDLERS, {"callbacks": "thread"}, id="handlers"),
+        pytest.param(HANDLERS, {"callbacks": "loop"}, id="handlers on the loop", marks=slow),
+        pytest.param(RECV, {"messages": 0}, id="recv", marks=slow),
+        pytest.param(RECV, {"messages": 10}, id="recv that reads the socket itself", marks=slow),
+    ],
+)
+def test_a_cut_link_is_noticed_in_time(link: Link, script: str, options: dict[str, Any]) -> None:
+    with echo_server(host=link.ipv4) as server, link.client(script, server.url, **KEEPALIVE, **options) as client:
+        assert client.hear() == {"open": True}
+        link.cut()
+        check_noticed(link, client.hear())
+
+
+def check_noticed(link: Link, told: dict[str, Any]) -> None:
+    took = told["at"] - link.cut_at
+    print(f"noticed after {took:.3f} s")
+    assert (told["error"], told["code"]) == ("KeepaliveTimeout", 1006)
+    assert took < KEEPALIVE["ping_interval"] + KEEPALIVE["ping_timeout"] + MARGIN
+
+
+SEND = """
+size = options.pop("size")
+ws = connect(url, **options)
+try:
+    while True:
+        begun = time.monotonic()
+        ws.send(bytes(size))
+except ConnectionClosed as error:
+    at = time.monotonic()
+    tell(error=type(error).__name__, code=error.code, blocked=at - begun, at=at)
+"""
+
+
+@slow
+@pytest.mark.parametrize("size", [64 * 1024, 32 * 1024 * 1024], ids=["small messages", "one large message"])
+def test_a_link_that_is_cut_while_send_waits(link: Link, size: int) -> None:
+    link.drop = cut_after(link, packets=200)
+    options: dict[str, Any] = {"size": size, "write_limit": 256 * 1024, "compression": None, **KEEPALIVE}
+    with (
+        echo_server(host=link.ipv4, handler=read_all) as server,
+        link.client(SEND, server.url, **options) as client,
+    ):
+        told = client.hear()
+    check_noticed(link, told)
+    assert told["blocked"] > KEEPALIVE["ping_timeout"]
+
+
+def cut_after(link: Link, packets: int) -> network.Drop:
+    """Cut the link once it has carried so many packets."""
+
+    def drop(packet: bytes) -> bool:
+        if link.packets == packets:
+            link.cut()
+        return False
+
+    return drop
+
+
+def read_all(connection: Connection) -> None:
+    for _ in connection:
+        pass
+
+
+CLOSE = """
+messages = options.pop("messages")
+ws = connect(url, **options)
+for _ in range(messages):
+    ws.send(bytes(65536))
+ws.close()
+asked = time.monotonic()
+try:
+    code = ws.wait_closed().code
+    ws.recv()
+except ConnectionClosed as error:
+    tell(error=str(error), code=code, asked=asked, at=time.monotonic())
+"""
+
+
+def cut_before_the_answer(link: Link) -> Callable[[Peer], None]:
+    def script(peer: Peer) -> None:
+        peer.accept()
+        peer.read_until_close()
+        link.cut()
+        peer.send(close_frame(1000))
+        peer.stall()
+
+    return script
+
+
+def cut_before_the_close_frame(link: Link) -> Callable[[Peer], None]:
+    def script(peer: Peer) -> None:
+        peer.accept()
+        peer.read_frame()
+        link.cut()
+        peer.stall()
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("script", "messages"),
+    [
+        pytest.param(cut_before_the_answer, 0, id="before the answer"),
+        pytest.param(cut_before_the_close_frame, 200, id="before the Close frame", marks=slow),
+    ],
+)
+def test_a_link_that_is_cut_while_closing(
+    link: Link, script: Callable[[Link], Callable[[Peer], None]], messages: int
+) -> None:
+    options: dict[str, Any] = {"messages": messages, "close_timeout": CLOSE_TIMEOUT, "compression": None}
+    with RawServer(script(link), host=link.ipv4) as server, link.client(CLOSE, server.url, **options) as client:
+        told = client.hear()
+    assert told["code"] == 1006
+    assert "close_timeout" in told["error"]
+    took = told["at"] - max(told["asked"], link.cut_at)
+    print(f"closed after {took:.3f} s")
+    assert took < CLOSE_TIMEOUT + MARGIN
+
+
+# --- A link that comes back, and one that is slow and loses packets
+
+ECHO = """
+count, window = options.pop("count"), options.pop("window")
+ws = connect(url, **options)
+received, longest_silence, heard = [], 0.0, time.monotonic()
+for number in range(count + window):
+    if number < count:
+        ws.send(str(number))
+    if number >= window:
+        received.append(ws.recv())
+        now = time.monotonic()
+        longest_silence, heard = max(longest_silence, now - heard), now
+in_order = received == [str(number) for number in range(count)]
+latency = ws.ping()
+ws.close(1000)
+event = ws.wait_closed()
+tell(in_order=in_order, silence=longest_silence, latency=latency, code=event.code, clean=event.wasClean)
+"""
+
+
+def check_echoed(link: Link, options: dict[str, Any], on_message: Callable[[int], None]) -> dict[str, Any]:
+    """Have numbers echoed, none lost, none twice, none out of turn; return what the client tells."""
+    seen: list[str | bytes] = []
+
+    def handler(connection: Connection) -> None:
+        for message in connection:
+            seen.append(message)
+            on_message(len(seen))
+            connection.send(message)
+
+    with (
+        echo_server(host=link.ipv4, handler=handler) as server,
+        link.client(ECHO, server.url, limit=50, **options) as client,
+    ):
+        told = client.hear()
+    print(f"{link.dropped} of {link.packets} packets dropped; {told}")
+    assert seen == [str(number) for number in range(options["count"])]
+    assert (told["in_order"], told["code"], told["clean"]) == (True, 1000, True)
+    return told
+
+
+@slow
+def test_nothing_is_lost_when_the_link_comes_back(link: Link) -> None:
+    options = {"count": 10_000, "window": 1000, "ping_interval": 0.2, "ping_timeout": 3}
+
+    def go_away(messages: int) -> None:
+        if messages == options["count"] / 2:
+            link.drop = network.everything_for(0.6)
+
+    told = check_echoed(link, options, go_away)
+    assert told["silence"] > 2 * options["ping_interval"]  # a ping was due, and was not answered at once
+
+
+@slow
+def test_a_slow_link_that_loses_packets(link: Link) -> None:
+    count = 100_000
+    link.delay, link.drop = 0.2, network.some(0.01)
+    options = {"count": count, "window": count, "max_queue": count, "compression": None}
+    told = check_echoed(link, options, lambda messages: None)
+    assert told["latency"] > 2 * link.delay
+    assert link.dropped > link.packets / 500
+
+
+# --- The link itself
+
+WAIT = """
+import os
+tell(pid=os.getpid())
+connect(url)  # nobody answers
+"""
+
+
+def test_nothing_is_left_when_a_test_fails(link: Link) -> None:
+    before = open_descriptors()
+    with pytest.raises(ZeroDivisionError), link.client(WAIT, f"ws://[{SERVER_IPV6}]:{PORT}/") as client:  # noqa: PT012
+        pid = client.hear()["pid"]
+        raise ZeroDivisionError
+    assert not Path(f"/proc/{pid}").exists()
+    assert open_descriptors() == before
+
+
+def open_descriptors() -> list[str]:
+    paths = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+    return sorted(os.readlink(path) for path in paths if os.path.exists(path))
