@@ -18,6 +18,10 @@ from peers import (
     CONTINUATION,
     LIMIT,
     PING,
+    PONG,
+    TEXT,
+    Authority,
+    Frame,
     Peer,
     RawServer,
     binary,
@@ -502,6 +506,33 @@ def test_a_server_that_stops_reading_is_cut_and_what_it_did_not_get_stays_counte
 
 
 # --- write_limit
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
+def test_a_server_that_pings_and_does_not_read_gets_the_last_pong_alone(ca: Authority, secure: bool) -> None:
+    """The pongs that have not been written yet are replaced: they neither pile up nor cut the message under way."""
+    seen: list[list[Frame]] = []
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        for number in range(200):
+            peer.send(ping(b"%d" % number) + text("pinged"))
+            turns.get(timeout=LIMIT)
+        seen.append(peer.read_until_close())
+        peer.send(close_frame(1000))
+
+    turns: queue.SimpleQueue[str | bytes] = queue.SimpleQueue()
+    with RawServer(script, ssl=ca.server() if secure else None) as server:
+        with WebSocket(server.url, ssl=ca.client(), compression=None) as ws:
+            ws.send(bytes(15 * 2**20))
+            for _ in range(200):
+                turns.put(ws.recv(LIMIT))
+            ws.send("after")
+        assert ws.wait_closed(LIMIT).wasClean
+    message, *rest = seen[0] if seen[0][0].opcode == BINARY else seen[0][1:]
+    assert len(message.payload) == 15 * 2**20
+    assert [(frame.opcode, frame.payload) for frame in rest[:-1]] == [(PONG, b"199"), (TEXT, b"after")]
+    assert len(seen[0]) <= 5
 
 
 def test_buffered_amount_counts_bytes_and_falls_to_zero() -> None:

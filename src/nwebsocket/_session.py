@@ -381,7 +381,7 @@ class Session:
         for payload in received.pongs:
             self._pong(payload)
         if received.answer:
-            self._answer(received.answer)
+            self._answer(received)
         if received.close is not None:
             self._trace("<", f"Close frame, code {received.close.code}, reason {received.close.reason!r}")
             self._peer_close = received.close
@@ -394,15 +394,22 @@ class Session:
         else:
             await self._write()
 
-    def _answer(self, answer: bytes) -> None:
-        """Queue a Pong, a Close frame or both, unless close() has just sent a Close frame: nothing may follow that."""
+    def _answer(self, received: Received) -> None:
+        """Queue a Pong, a Close frame or both, unless close() has just sent a Close frame: nothing may follow that.
+
+        To a server that does not read, only the last Pong is kept (RFC 6455 section 5.5.3).
+        """
         writer, transport = self._writer, self._transport
         assert writer is not None
         assert transport is not None
         with transport.wire:
-            if not writer.closed:
-                transport.send(answer)
-        self._trace(">", f"an answer to a ping or a Close frame, {len(answer)} bytes")
+            if writer.closed:
+                return
+            if received.close is None and received.failure is None:
+                transport.send_latest(received.answer)
+            else:
+                transport.send(received.answer)
+        self._trace(">", f"an answer to a ping or a Close frame, {len(received.answer)} bytes")
 
     async def _drain(self) -> None:
         """Nothing is left to hear, and only our Close frame to say: then the server should end the connection."""

@@ -96,6 +96,7 @@ class Transport:
         # What is to be sent, and is not encrypted yet: a batch first, which may be assigned when nothing is unsent.
         self.batch: Buffer = b""
         self._queued: list[bytes] = []
+        self._latest = b""  # goes before what is queued
         self._encrypted: list[int] = []  # bytes of the batch, piece by piece
         self._output: list[bytes] = []  # ... as they will be on the wire
         # What is being given to the OS, and how much of it that has taken, piece by piece.
@@ -220,6 +221,11 @@ class Transport:
         with self.wire:
             self._queued.append(data)
 
+    def send_latest(self, data: bytes) -> None:
+        """Queue ``data`` in the place of what was queued like this and is not being given to the OS yet."""
+        with self.wire:
+            self._latest = data
+
     def flush(self) -> bool:
         """Give the OS what it takes now, without waiting; return True when nothing is left.
 
@@ -245,7 +251,7 @@ class Transport:
                 self.sent_before = sent
                 self._sending = b""
                 self._taken = nothing
-                if not self._queued and (self._tls is None or self.idle):
+                if not (self._queued or self._latest) and (self._tls is None or self.idle):
                     break
             return True
         except _WOULD_BLOCK:
@@ -255,10 +261,11 @@ class Transport:
 
     def _next(self) -> bool:
         """Have the next bytes in `_sending`, which is empty; return whether there are any."""
-        if self._queued and not self.batch:
+        if (self._queued or self._latest) and not self.batch:
             nothing: list[bytes] = []
-            joined = b"".join(self._queued)
+            joined = b"".join((self._latest, *self._queued))
             self.batch = joined
+            self._latest = b""
             self._queued = nothing
         if self._tls is None:
             self._sending = self.batch
@@ -301,7 +308,7 @@ class Transport:
     @property
     def idle(self) -> bool:
         """Whether nothing is left that the OS has not taken yet; to be asked with `wire` held."""
-        if self._sending or self.batch or self._queued:
+        if self._sending or self.batch or self._queued or self._latest:
             return False
         return self._tls is None or not (self._output or self._tls.outgoing.pending)
 
@@ -315,7 +322,7 @@ class Transport:
     def unsent(self) -> int:
         """Bytes queued that the OS has not taken yet, those that TLS will add not counted."""
         given = len(self._sending) - sum(self._taken)
-        return given + len(self.batch) - sum(self._encrypted) + sum(map(len, self._queued))
+        return given + len(self.batch) - sum(self._encrypted) + len(self._latest) + sum(map(len, self._queued))
 
     def shutdown(self) -> None:
         """Say that nothing more will be sent: half-close TCP, or send TLS's close_notify. Call `flush` before.
