@@ -94,7 +94,7 @@ class DeflateExtension(PerMessageDeflate):
     ) -> CloseReason | RsvBits:
         """Note whether this frame is compressed: the first frame of a message says it for all (RFC 7692 section 6)."""
         if rsv.rsv1 and (opcode.iscontrol() or opcode is Opcode.CONTINUATION):
-            return self._refuse(CloseReason.PROTOCOL_ERROR, f"RSV1 is set on a {opcode.name} frame")
+            return self._refuse(CloseReason.PROTOCOL_ERROR, "RSV1 is set on a frame that does not begin a message")
         if opcode in (Opcode.TEXT, Opcode.BINARY):
             self._compressed = rsv.rsv1
             self._size = 0
@@ -155,7 +155,7 @@ class DeflateExtension(PerMessageDeflate):
     def _too_big(self) -> CloseReason:
         return self._refuse(
             CloseReason.MESSAGE_TOO_BIG,
-            f"the server sent a compressed message of more than {self._max_size:,} bytes, the limit set by max_size",
+            f"the server sent a compressed message of more than the {self._max_size:,} bytes that max_size allows",
         )
 
     def _refuse(self, code: CloseReason, fault: str) -> CloseReason:

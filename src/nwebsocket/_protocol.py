@@ -34,6 +34,7 @@ from wsproto.frame_protocol import (
 from ._compression import DEFAULT
 from ._deflate import DeflateExtension
 from ._fast_lane import ENABLED, FastLane
+from ._faults import in_words
 from ._framing import close_frame
 from ._handshake import Opening, Request
 from ._response import Response
@@ -298,7 +299,8 @@ class Protocol:
             received.answer += self._send_close(event.response())
 
     def _on_failure(self, event: events.CloseConnection, received: Received) -> None:
-        fault = self._deflate.fault or self._guard.fault or event.reason or ""
+        found = self._deflate.fault or self._guard.fault
+        fault = found or in_words(event.reason or "", self._guard.received_code)
         if event.code == CloseCode.MESSAGE_TOO_BIG:
             received.failure = MessageTooBig(fault)
         else:
@@ -342,8 +344,9 @@ def _parsed_plain_close(payload: bytes) -> PeerClose | None:
 class _FrameGuard(Extension):
     """What wsproto does not do about a frame, done in its hooks for extensions; it is never offered to the server.
 
-    ``fault``       after a frame was refused: what was wrong with it, for people
-    ``close_code``  the code of the server's Close, if it is one that wsproto does not know
+    ``fault``          after a frame was refused: what was wrong with it, for people
+    ``close_code``     the code of the server's Close, if it is one that wsproto does not know
+    ``received_code``  the code of the server's Close, whatever it is
     """
 
     name = "frame guard"
@@ -351,6 +354,7 @@ class _FrameGuard(Extension):
     def __init__(self, max_size: int | None) -> None:
         self.fault = ""
         self.close_code: int | None = None
+        self.received_code = 0
         self._max_size = max_size
         self._opcode = Opcode.CONTINUATION  # of the frame under way
         self._compressed = False  # is the message under way? Then `DeflateExtension` counts its bytes
@@ -377,12 +381,15 @@ class _FrameGuard(Extension):
         return CloseReason.MESSAGE_TOO_BIG if self.fault else _NO_BITS
 
     def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes:
+        if self._opcode is not Opcode.CLOSE:
+            return data
+        self.received_code = int.from_bytes(data[:2], "big")
+        if self.received_code != CloseCode.BAD_GATEWAY:
+            return data
         # 1014 was registered after wsproto's list was made, and wsproto takes it for a breach of the protocol: it is
         # shown a code that it does not judge.
-        if self._opcode is Opcode.CLOSE and data[:2] == CloseCode.BAD_GATEWAY.to_bytes(2, "big"):
-            self.close_code = CloseCode.BAD_GATEWAY
-            return CloseCode.NORMAL_CLOSURE.to_bytes(2, "big") + data[2:]
-        return data
+        self.close_code = CloseCode.BAD_GATEWAY
+        return CloseCode.NORMAL_CLOSURE.to_bytes(2, "big") + data[2:]
 
     def frame_inbound_complete(
         self, proto: FrameDecoder | FrameProtocol, fin: bool
