@@ -54,6 +54,12 @@ class Opening:
         self._stage = "waiting for the loop thread"  # what is being done
         self.transport: Transport | None = None
         self.protocol: Protocol | None = None
+        self._chain = [url]  # and where it was redirected to
+
+    @property
+    def where(self) -> str:
+        """The URL and where it was redirected to, for errors."""
+        return " -> ".join(url.shown for url in self._chain)
 
     async def run(self) -> None:
         """Connect and shake hands, following redirects.
@@ -63,21 +69,20 @@ class Opening:
         url, headers = self._url, _with_authorization(self._options.request_headers(), self._url)
         if self._trace.on:
             self._trace.begin(url.shown)
-        chain: list[URL] = []
         asked: set[tuple[str, str | None]] = set()
         cookie = self._cookie(url)
         while True:
-            chain.append(url)
             asked.add((url.href, cookie))
             try:
                 return await self._open(url, headers if cookie is None else (*headers, ("Cookie", cookie)))
             except HandshakeError as refusal:
-                url = self._redirected(refusal, chain)
+                url = self._redirected(refusal)
                 cookie = self._cookie(url)
                 if (url.href, cookie) in asked:
-                    raise _not_followed(refusal, f"the redirects go in a circle: {_path([*chain, url])}") from None
-            if url.origin != chain[-1].origin:
+                    raise _not_followed(refusal, f"the redirects go in a circle, back to {url.shown}") from None
+            if url.origin != self._chain[-1].origin:
                 headers = tuple(pair for pair in headers if pair[0].lower() not in _BOUND_TO_ORIGIN)
+            self._chain.append(url)
 
     def _cookie(self, url: URL) -> str | None:
         """What the jar, if there is one, has for ``url``: more, perhaps, since the last answer."""
@@ -92,7 +97,7 @@ class Opening:
         """What to raise when run() was ended by its deadline: the refusal, if the head of one had come."""
         refusal = self.protocol.refusal() if self.protocol is not None else None
         limit = f"open_timeout={self._options.open_timeout:g} s"
-        return refusal or OpenTimeout(f"{self._url.shown}: {limit} has passed while {self._stage}")
+        return refusal or OpenTimeout(f"{limit} has passed while {self._stage}")
 
     def _enter(self, stage: str) -> None:
         self._stage = stage
@@ -111,8 +116,7 @@ class Opening:
             raise transport.tls_error(error, url.host, url.port) from error
         except OSError as error:
             await transport.close()
-            lost = ConnectionFailed(f"{url.shown}: the connection was lost during the handshake: {error}")
-            raise lost from error
+            raise ConnectionFailed(f"the connection was lost during the handshake: {error}") from error
         except BaseException:
             await transport.abort()
             raise
@@ -183,25 +187,25 @@ class Opening:
         assert refusal is not None
         raise refusal
 
-    def _redirected(self, refusal: HandshakeError, chain: list[URL]) -> URL:
+    def _redirected(self, refusal: HandshakeError) -> URL:
         """Where a redirect leads; raises the refusal itself if it is none, or says why it is not followed."""
-        url = chain[-1]
+        url = self._chain[-1]
         location = next((value for name, value in refusal.headers if name.lower() == "location"), None)
         if refusal.status not in _REDIRECTS or location is None:
             raise refusal
         try:
             target = url.join(location)
         except InvalidURL as error:
-            problem = f"{_path(chain)} redirects to what is no WebSocket URL: {error}"
+            problem = f"the server redirects to what is no WebSocket URL: {error}"
             raise _not_followed(refusal, problem) from None
         if url.secure and not target.secure:
-            problem = f"{_path(chain)} redirects from wss to {target.shown}, which is not encrypted"
-        elif len(chain) > MAX_REDIRECTS:
-            problem = f"more than {MAX_REDIRECTS} redirects: {_path([*chain, target])}"
+            problem = f"the server redirects from wss to {target.shown}, which is not encrypted"
+        elif len(self._chain) > MAX_REDIRECTS:
+            problem = f"more than {MAX_REDIRECTS} redirects, the last one to {target.shown}"
         elif self._options.sock is not None:
-            problem = f"{_path(chain)} redirects to {target.shown}: there is no second socket to follow with"
+            problem = f"the server redirects to {target.shown}: there is no second socket to follow with"
         elif self._options.unix is not None and target.origin != url.origin:
-            problem = f"{_path(chain)} redirects to {target.shown}: a Unix socket leads to one server only"
+            problem = f"the server redirects to {target.shown}: a Unix socket leads to one server only"
         else:
             self._trace("=", f"redirected to {target.shown}")
             return target
@@ -214,10 +218,6 @@ def _with_authorization(headers: Headers, url: URL) -> Headers:
     if authorization is None or any(name.lower() == "authorization" for name, _ in headers):
         return headers
     return ("Authorization", authorization), *headers
-
-
-def _path(chain: list[URL]) -> str:
-    return " -> ".join(url.shown for url in chain)
 
 
 def _not_followed(refusal: HandshakeError, message: str) -> HandshakeError:

@@ -79,6 +79,7 @@ class Session:
         self._bridge = bridge
         self._callbacks = callbacks
         self._url = url
+        self._where = url.shown  # for errors
         self._protocols = protocols
         self._options = options
         self._begun = begun
@@ -174,9 +175,10 @@ class Session:
         finally:
             self._opening = False
             self._begun = None
+            self._where = opening.where
             opening.abandon()
         if not self._bridge_opened():
-            raise Cancelled(f"{self._url.shown}: close() was called before the connection was open")
+            raise Cancelled("close() was called before the connection was open")
 
     def _opened(self, opening: Opening) -> None:
         self._transport, self._protocol = opening.transport, opening.protocol
@@ -226,7 +228,7 @@ class Session:
         self._protocol = None  # and with it the buffers of compression
         unsent = self._bridge.buffered
         if unsent and ending.code != 1006:
-            log.warning("%s: closed (%s) before %d bytes could be sent", self._url.shown, describe(ending), unsent)
+            log.warning("%s: closed (%s) before %d bytes could be sent", self._where, describe(ending), unsent)
         with self._bridge.lock:
             listened = self._callbacks.has_handler("error") or self._callbacks.has_handler("close")
             listened = listened or self._bridge.somebody_waits()
@@ -240,7 +242,7 @@ class Session:
     def _warn_if_unheard(self) -> None:
         ending = self._bridge.ending
         if ending is not None and not self._bridge.error_raised and self._callbacks.end_unheard():
-            log.warning("%s: %s", self._url.shown, ending.error)
+            log.warning("%s", ending.error)
 
     @property
     def _closed_first(self) -> Side | None:
@@ -255,6 +257,7 @@ class Session:
                 "the server ended the connection without a Close frame", closed_first=self._closed_first
             )
         if self._error is not None:
+            self._error.args = (f"{self._where}: {self._error}",)
             return Ending(1006, "", False, self._closed_first, self._error)
         assert self._peer_close is not None
         clean = self._protocol is not None and self._protocol.close_sent
@@ -445,7 +448,7 @@ class Session:
         self._full_inbox_told = True
         log.warning(
             "%s: %d messages wait to be consumed (max_queue=%d, or 64 MiB): reading stops until there is room",
-            self._url.shown,
+            self._where,
             self._bridge.inbox_length,
             self._options.max_queue,
         )
