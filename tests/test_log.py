@@ -104,7 +104,7 @@ def test_a_refusal_and_a_redirect_are_told(lines: Lines) -> None:
     for pattern in (
         rf"^#\d+ = redirected to {shown}b\?\.\.\.$",
         r"^#\d+ < HTTP/1\.1 403$",
-        r"^#\d+ ! ended: 1006, the server answered the opening handshake with HTTP 403 No$",
+        r"^#\d+ ! ended: 1006, .*: the server answered the opening handshake with HTTP 403 No; 101 was expected$",
     ):
         assert lines.has(pattern), pattern
     assert SECRET not in "\n".join(lines.lines)

@@ -253,12 +253,12 @@ class TestWrongAnswer:
     @pytest.mark.parametrize(
         ("drop", "headers", "error"),
         [
-            ("Upgrade", [], "Upgrade header is None; 'websocket' was expected"),
+            ("Upgrade", [], "Upgrade header is missing; 'websocket' was expected"),
             ("Upgrade", ["Upgrade: h2c"], "Upgrade header is 'h2c'"),
             ("", ["Upgrade: websocket"], "2 headers Upgrade"),
-            ("Connection", [], "Connection header is ''; 'Upgrade' was expected"),
+            ("Connection", [], "Connection header is missing; 'Upgrade' was expected"),
             ("Connection", ["Connection: close", "Connection: upgraded"], "'close, upgraded'"),
-            ("Sec-WebSocket-Accept", [], "Accept header is None; '[^']{28}' was expected"),
+            ("Sec-WebSocket-Accept", [], "Accept header is missing; '[^']{28}' was expected"),
             ("Sec-WebSocket-Accept", ["Sec-WebSocket-Accept: no"], "Accept header is 'no'; '[^']{28}' was expected"),
             ("", ["Sec-WebSocket-Accept: no"], "2 headers Sec-WebSocket-Accept"),
             ("", ["Sec-WebSocket-Protocol: chat"], "'chat'; none had been offered"),
@@ -284,8 +284,8 @@ class TestWrongAnswer:
     @pytest.mark.parametrize(
         ("headers", "error"),
         [
-            ([], r"no sub-protocol; one of \['chat'\]"),
-            (["Sec-WebSocket-Protocol: Chat"], r"'Chat'; \['chat'\] had been offered"),
+            ([], r"no sub-protocol; one of 'chat'"),
+            (["Sec-WebSocket-Protocol: Chat"], r"'Chat'; 'chat' had been offered"),
             (["Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Protocol: chat"], "2 headers Sec-WebSocket-Protocol"),
         ],
     )
@@ -357,7 +357,7 @@ class TestRefusal:
         protocol.handshake()
         for piece in pieces[:-1]:
             assert not protocol.receive_response(piece)
-        with pytest.raises(HandshakeError, match=r"HTTP 403 Forbidden$") as caught:
+        with pytest.raises(HandshakeError, match=r"HTTP 403 Forbidden; 101 was expected$") as caught:
             protocol.receive_response(pieces[-1])
         assert caught.value.status == 403
         assert protocol.response is not None

@@ -7,6 +7,7 @@ A plain request and a plain answer pass it by (`_plain_handshake.py`); nobody ca
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wsproto import events, utilities
@@ -22,6 +23,7 @@ from ._response import Response
 from .exceptions import HandshakeError, InvalidArgument
 
 MAX_BODY_BYTES = 65_536
+RIGHT_PLACE = "is it a WebSocket server, and the scheme (ws or wss) right?"
 
 _KEY = re.compile(rb"\r\nSec-WebSocket-Key: (\S+)\r\n")
 
@@ -88,7 +90,7 @@ class Opening:
         self._wsproto: H11Handshake | None = None  # there is none as long as everything is plain
         self._wsproto_key = b""
         self._key = b""
-        self._heads = HeadReader("the server", HandshakeError)
+        self._heads = HeadReader("the server", f"the opening handshake; {RIGHT_PLACE}", HandshakeError)
         self._phrase = ""
         self._body = bytearray()
 
@@ -153,7 +155,7 @@ class Opening:
         if self.response is None or self.response.status == 101:
             return None
         status = f"{self.response.status} {self._phrase}".rstrip()
-        return self._error(f"the server answered the opening handshake with HTTP {status}")
+        return self._error(f"the server answered the opening handshake with HTTP {status}; 101 was expected")
 
     def _accept_plain(self, data: bytes) -> bytes | None:
         """Return what follows a plain 101; None, and nothing has changed, if wsproto is to judge the answer."""
@@ -204,7 +206,7 @@ class Opening:
             raise ValueError(f"its Upgrade header is {show(upgrade)}; 'websocket' was expected")
         connection = ", ".join(self._all("Connection"))
         if "upgrade" not in (token.strip().lower() for token in connection.split(",")):
-            raise ValueError(f"its Connection header is {show(connection)}; 'Upgrade' was expected in it")
+            raise ValueError(f"its Connection header is {show(connection or None)}; 'Upgrade' was expected in it")
         accept = self._single("Sec-WebSocket-Accept")
         expected = self._expected_accept()
         if accept != expected:
@@ -214,11 +216,11 @@ class Opening:
         return utilities.generate_accept_token(self._key).decode()
 
     def _check_subprotocol(self) -> None:
-        chosen, offered = self._single("Sec-WebSocket-Protocol"), list(self._request.protocols)
+        chosen, offered = self._single("Sec-WebSocket-Protocol"), self._request.protocols
         if chosen is None and offered:
-            raise ValueError(f"it chose no sub-protocol; one of {offered} was expected")
+            raise ValueError(f"it chose no sub-protocol; one of {_listed(offered)} was expected")
         if chosen is not None and chosen not in offered:
-            raise ValueError(f"it chose the sub-protocol {show(chosen)}; {offered or 'none'} had been offered")
+            raise ValueError(f"it chose the sub-protocol {show(chosen)}; {_listed(offered)} had been offered")
 
     def _check_extensions(self) -> None:
         elements = [element for value in self._all("Sec-WebSocket-Extensions") for element in value.split(",")]
@@ -226,7 +228,7 @@ class Opening:
         offered = [extension.name for extension in self._offered]
         for name in names:
             if name not in offered:
-                raise ValueError(f"it uses the extension {show(name)}; {offered or 'none'} had been offered")
+                raise ValueError(f"it uses the extension {show(name)}; {_listed(offered)} had been offered")
             if names.count(name) > 1:
                 raise ValueError(f"it uses the extension {name} {names.count(name)} times; once was expected")
 
@@ -270,7 +272,7 @@ class Opening:
     def _single(self, name: str) -> str | None:
         values = self._all(name)
         if len(values) > 1:
-            raise ValueError(f"it has {len(values)} headers {name}, {show(values)}; one was expected")
+            raise ValueError(f"it has {len(values)} headers {name}; one was expected")
         return values[0] if values else None
 
     def _error(self, message: str) -> HandshakeError:
@@ -278,3 +280,8 @@ class Opening:
         return HandshakeError(
             message, status=self.response.status, headers=list(self.response.headers), body=bytes(self._body)
         )
+
+
+def _listed(offered: Sequence[str]) -> str:
+    """What we have offered, for an error message."""
+    return ", ".join(map(repr, offered)) or "none"

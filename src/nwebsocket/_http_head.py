@@ -30,15 +30,17 @@ class HeadReader:
     """Gathers bytes until the head of the final answer is complete.
 
     ``who``    whose answer it is, for the messages of errors: "the server"
+    ``asked``  what it should answer: "CONNECT"; used when it does not answer at all
     ``error``  makes the exception to raise from a message
     ``rest``   what has come and belongs to no head yet; afterwards, what follows the final one
     """
 
-    __slots__ = ("_error", "_room", "_searched", "_who", "rest")
+    __slots__ = ("_asked", "_error", "_room", "_searched", "_who", "rest")
 
-    def __init__(self, who: str, error: Callable[[str], Exception]) -> None:
+    def __init__(self, who: str, asked: str, error: Callable[[str], Exception]) -> None:
         self.rest = bytearray()
         self._who = who
+        self._asked = asked
         self._error = error
         self._searched = 0  # how much of `rest` holds no end of a head
         self._room = MAX_HEAD_BYTES  # what the heads still to come may be long
@@ -87,12 +89,14 @@ class HeadReader:
 
     def _ended_early(self) -> Exception:
         if self.rest or self._room < MAX_HEAD_BYTES:
-            return self._error(f"{self._who} closed the connection in the middle of its answer to the handshake")
-        return self._error(f"{self._who} closed the connection without answering the opening handshake")
+            return self._error(f"{self._who} closed the connection in the middle of its answer")
+        return self._error(f"{self._who} closed the connection without answering {self._asked}")
 
 
 def show(value: object) -> str:
     """A value from the peer, fit for an error message: at most the first 40 characters or bytes of it."""
+    if value is None:
+        return "missing"
     if isinstance(value, bytearray):
         value = bytes(value)
     return repr(value[:40] if isinstance(value, (str, bytes)) else value)

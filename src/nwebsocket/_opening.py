@@ -15,12 +15,12 @@ from typing import NoReturn
 from ._compression import deflate_of
 from ._cookies import header_from_jar, take_up
 from ._curio import TaskTimeout, before
-from ._handshake import Request
+from ._handshake import RIGHT_PLACE, Request
 from ._log import Trace
 from ._options import MAX_REDIRECTS, Options
 from ._protocol import Protocol
 from ._tcp import Attempt, connect_unix
-from ._tls import default_tls_context
+from ._tls import default_tls_context, in_words
 from ._transport import Transport, open_transport, start_tls_or_close
 from ._tunnel import open_tunnel
 from ._url import URL
@@ -116,7 +116,8 @@ class Opening:
             raise transport.tls_error(error, url.host, url.port) from error
         except OSError as error:
             await transport.close()
-            raise ConnectionFailed(f"the connection was lost during the handshake: {error}") from error
+            lost = f"the connection was lost during the opening handshake: {in_words(error)}; {RIGHT_PLACE}"
+            raise ConnectionFailed(lost) from error
         except BaseException:
             await transport.abort()
             raise

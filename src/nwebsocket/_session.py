@@ -38,6 +38,7 @@ from ._reader import MAX_FRAME, Reader
 from ._response import Response
 from ._sweep import AVAILABLE
 from ._tcp import Attempt
+from ._tls import in_words
 from ._transport import Transport
 from ._url import URL
 from ._writer import Writer
@@ -456,7 +457,7 @@ class Session:
     def _lost(self, error: OSError) -> None:
         if self._error is None and self._peer_close is None:
             kind = "TLS failed" if isinstance(error, ssl.SSLError) else "the connection was lost"
-            self._error = ConnectionLost(f"{kind}: {error}", closed_first=self._closed_first)
+            self._error = ConnectionLost(f"{kind}: {in_words(error)}", closed_first=self._closed_first)
             self._error.__cause__ = error
 
     # ---- writing
@@ -588,10 +589,7 @@ class Session:
             assert writer.error is not None
             self._lost(writer.error)
         elif not self._draining:
-            timeout = self._options.close_timeout
-            self._error = ConnectionLost(
-                f"the server did not answer the Close frame within close_timeout={timeout:g} s", closed_first="client"
-            )
+            self._error = ConnectionLost(self._unanswered(), closed_first="client")
         await self._give_up()
 
     async def _give_up(self) -> None:
@@ -600,6 +598,12 @@ class Session:
         self._given_up = True
         self._deadline = None
         await self._task.cancel(blocking=False)
+
+    def _unanswered(self) -> str:
+        within = f"within close_timeout={self._options.close_timeout:g} s"
+        if unsent := self._bridge.buffered:
+            return f"the server took none of the {unsent:,} bytes still to be sent before the Close frame {within}"
+        return f"the server did not answer the Close frame {within}"
 
     def _silence(self) -> str:
         return (

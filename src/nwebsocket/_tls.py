@@ -187,15 +187,16 @@ class TLS:
 def explain(error: OSError, host: str, port: int, tls: TLS) -> str:
     """Say what failed in OpenSSL's words, and what to do about it; never to verify less."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate of {host} is refused: {error.verify_message}{_certificate_remedy(error, tls)}"
+        reason = error.verify_message.rstrip(".")
+        return f"the certificate of {host} is refused: {reason}{_certificate_remedy(error, tls)}"
     if isinstance(error, ssl.SSLEOFError):
         return f"{host} closed the connection during the TLS handshake; does it speak TLS on port {port}?"
     if not isinstance(error, ssl.SSLError):
-        return f"the connection to {host} was lost during the TLS handshake: {error.strerror or error}"
+        return f"the connection to {host} was lost during the TLS handshake: {in_words(error)}"
     reason = error.reason or ""
     if reason in _NOT_TLS:
-        return f"{host} does not speak TLS on port {port} ({_in_words(reason)}); use ws:// for it?"
-    return f"TLS with {host} failed: {_in_words(reason) or error}{_alert_remedy(reason)}"
+        return f"{host} does not speak TLS on port {port} ({in_words(error)}); use ws:// for it?"
+    return f"TLS with {host} failed: {in_words(error)}{_alert_remedy(reason)}"
 
 
 def _alert_remedy(reason: str) -> str:
@@ -220,5 +221,8 @@ def _certificate_remedy(error: ssl.SSLCertVerificationError, tls: TLS) -> str:
     return ""
 
 
-def _in_words(reason: str) -> str:
-    return reason.lower().replace("_", " ")
+def in_words(error: OSError) -> str:
+    """What was wrong, in the words of the system or of OpenSSL, without numbers and lines of code."""
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    return error.strerror or str(error)

@@ -19,6 +19,7 @@ from ._http_head import Head, HeadReader, show
 from ._proxies import Proxy
 from ._relay import relayed
 from ._tcp import resolve
+from ._tls import in_words
 from ._transport import Transport, open_transport
 from .exceptions import ConnectionFailed, ProxyError, TLSError
 
@@ -47,7 +48,7 @@ async def open_tunnel(
         await transport.abort()
         if isinstance(error, ConnectionFailed):
             raise
-        raise ProxyError(f"the connection to the proxy {proxy.shown} was lost: {error}") from error
+        raise ProxyError(f"the connection to the proxy {proxy.shown} was lost: {in_words(error)}") from error
     except BaseException:
         await transport.abort()
         raise
@@ -93,7 +94,7 @@ class _Dialogue:
 
     async def read_head(self) -> Head:
         """Return the head of an HTTP answer."""
-        reader = HeadReader(f"the proxy {self.proxy.shown}", ProxyError)
+        reader = HeadReader(f"the proxy {self.proxy.shown}", "CONNECT", ProxyError)
         while (head := reader.receive(await self._transport.receive())) is None:
             pass
         self._received += reader.rest
