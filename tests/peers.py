@@ -139,6 +139,14 @@ def _cut(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
+def _see_off(sock: socket.socket) -> None:
+    """Let the client read what it was sent: a reset, for what we have not read of it, would overtake that."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_WR)
+        while socket.socket.recv(sock, 65536):
+            pass
+
+
 # --- The websockets package
 
 Connection = websockets.sync.server.ServerConnection
@@ -486,10 +494,18 @@ class Peer:
         if not self._stop.wait(self._sock):
             raise TimeoutError(f"stalled for {LIMIT} s, and the client is still there")
 
+    def hang(self) -> None:
+        """Do nothing until the server is being stopped, even if the client has gone."""
+        self._stop.wait_for_end()
+
     def reset(self) -> None:
         """End the connection with a TCP reset."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._sock.close()
+
+    def end(self) -> None:
+        """End the stream towards the client, which may still write."""
+        socket.socket.shutdown(self._sock, socket.SHUT_WR)
 
     def close(self) -> None:
         """Close TCP, without a Close frame. (The kernel makes it a reset if the client's bytes were left unread.)"""
@@ -525,6 +541,10 @@ class _Stop:
 
     def set(self) -> None:
         self._sender.close()
+
+    def wait_for_end(self) -> None:
+        """Wait until the server is being stopped, LIMIT at most."""
+        select.select([self.receiver], [], [], LIMIT)
 
     def wait(self, sock: socket.socket) -> bool:
         """Wait until the server is being stopped or the other end of `sock` has gone; False if LIMIT has passed."""
@@ -593,6 +613,7 @@ class RawServer(Server):
                 try:
                     sock.do_handshake()
                 except (ssl_module.SSLError, ConnectionError):
+                    _see_off(sock)
                     return
             with contextlib.suppress(ClientLeft):
                 self._script(Peer(sock, number, self._stopping))
