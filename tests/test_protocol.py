@@ -387,6 +387,12 @@ class TestRefusal:
         body = b"x" * (MAX_BODY_BYTES // 2 + 1)
         assert self.refused(b"HTTP/1.1 403 Forbidden\r\n\r\n", body, body).body == b"x" * MAX_BODY_BYTES
 
+    def test_is_raised_when_so_much_has_come_in_tiny_chunks(self) -> None:
+        head = b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n"
+        chunks = b"1\r\nx\r\n" * (MAX_BODY_BYTES // 6 + 1)
+        assert self.refused(head, chunks).body.strip(b"x") == b""
+        assert self.refused(head + chunks).body.strip(b"x") == b""
+
     def test_can_be_asked_for_while_its_body_dribbles(self) -> None:
         protocol = Protocol(PLAIN)
         protocol.handshake()

@@ -67,6 +67,7 @@ class Opening:
 
     __slots__ = (
         "_body",
+        "_body_room",
         "_fast_lane",
         "_heads",
         "_key",
@@ -93,6 +94,7 @@ class Opening:
         self._heads = HeadReader("the server", f"the opening handshake; {RIGHT_PLACE}", HandshakeError)
         self._phrase = ""
         self._body = bytearray()
+        self._body_room = MAX_BODY_BYTES
 
     def request(self) -> bytes:
         data = self._plain_request() if self._fast_lane else None
@@ -148,7 +150,7 @@ class Opening:
         self.response, self._phrase = Response(head.status, head.headers), head.phrase
         if head.status == 101:
             return self._accept()
-        self._read_body(head.raw + self._heads.rest)
+        self._read_body(bytes(self._heads.rest), head.raw)
         return None
 
     def refusal(self) -> HandshakeError | None:
@@ -249,20 +251,24 @@ class Opening:
         lines = ["HTTP/1.1 101 Switching Protocols", *(f"{name}: {value}" for name, value in headers), "", ""]
         return "\r\n".join(lines).encode("latin-1")
 
-    def _read_body(self, data: bytes) -> None:
-        """Gather the body of a refusal and raise it when it is complete, or has become as long as may be."""
+    def _read_body(self, data: bytes, head: bytes = b"") -> None:
+        """Gather the body of a refusal and raise it when it is complete, or when as much has come as may be: on the
+        wire, because tiny chunks cost h11 far more time than space.
+        """
+        finished = not head and not data
+        data = data[: self._body_room]
+        self._body_room -= len(data)
         wsproto = self._asked_wsproto()
         try:
-            wsproto.receive_data(data or None)
-            finished = not data
+            wsproto.receive_data((head + data) or None)
         except utilities.ProtocolError:  # a broken body, or one cut off: the refusal stands nevertheless
             finished = True
         for event in wsproto.events():
             if isinstance(event, events.RejectData):
-                self._body += event.data[: MAX_BODY_BYTES - len(self._body)]
-                finished = finished or event.body_finished or len(self._body) == MAX_BODY_BYTES
+                self._body += event.data
+                finished = finished or event.body_finished
         refusal = self.refusal()
-        if finished and refusal is not None:
+        if (finished or not self._body_room) and refusal is not None:
             raise refusal
 
     def _all(self, name: str) -> list[str]:
