@@ -51,6 +51,8 @@ def test_the_url_of_a_proxy(url: str, shown: str, credentials: str | None) -> No
         (f"me:{SECRET}@proxy.example/x", "nothing may follow"),
         (f"socks6://me:{SECRET}@proxy.example", "scheme"),
         (f"socks5://me:{SECRET}{'x' * 250}@proxy.example", "255 bytes"),
+        (f"socks4://me:{SECRET}@proxy.example", "no password"),
+        (f"socks4a://{SECRET}%00x@proxy.example", "zero byte"),
     ],
 )
 def test_what_is_no_url_of_a_proxy(url: str, problem: str) -> None:
@@ -141,6 +143,9 @@ def test_the_header_of_a_cgi_client_is_no_proxy() -> None:
         ("ws://[fd00::7]/", "fd00::/8", True),
         ("ws://[::1]/", "127.0.0.1", False),
         ("ws://127.0.0.1/", "localhost", False),
+        ("ws://bücher.example/", "bücher.example", True),
+        ("ws://a.bücher.example/", ".BÜCHER.example", True),
+        ("ws://bücher.example/", "büc her.example, bü[cher", False),
     ],
 )
 def test_no_proxy(url: str, no_proxy: str, bypassed: bool) -> None:

@@ -73,9 +73,12 @@ def parse_proxy(url: str, origin: str = "proxy") -> Proxy:
 def _check_socks(proxy: Proxy, origin: str) -> None:
     from importlib.util import find_spec
 
-    if max(map(len, proxy.user_and_password())) > _MAX_SOCKS_BYTES:
+    user, password = proxy.user_and_password()
+    if max(len(user), len(password)) > _MAX_SOCKS_BYTES:
         raise InvalidArgument(f"{origin} {proxy.shown}: user and password may have {_MAX_SOCKS_BYTES} bytes each")
-    if proxy.scheme.startswith("socks4") and b"\0" in proxy.user_and_password()[0]:
+    if proxy.scheme.startswith("socks4") and password:
+        raise InvalidArgument(f"{origin} {proxy.shown}: SOCKS 4 knows a user, but no password; use socks5://")
+    if proxy.scheme.startswith("socks4") and b"\0" in user:
         raise InvalidArgument(f"{origin} {proxy.shown}: the user has a zero byte, which ends it in SOCKS 4")
     if find_spec("socksio") is None:
         raise InvalidArgument(f"{origin} {proxy.shown}: SOCKS needs one more package: pip install 'nwebsocket[proxy]'")
@@ -116,6 +119,15 @@ def _matches(url: URL, entry: str) -> bool:
     name, port = entry, ""
     if with_port := re.fullmatch(r"(\[.*\]|[^:]*):([0-9]+)", entry):
         name, port = with_port.groups()
-    name = name.strip("[]").removeprefix("*").strip(".")
+    name = _as_in_urls(name.strip("[]").removeprefix("*").strip("."))
     host = url.host.removesuffix(".")
     return port in ("", str(url.port)) and bool(name) and (host == name or host.endswith("." + name))
+
+
+def _as_in_urls(name: str) -> str:
+    """In ASCII (IDNA), as the host of a URL is; what cannot be one matches none."""
+    if name.isascii():
+        return name
+    with suppress(Problem):
+        return parse_authority(name)[0]
+    return ""
