@@ -257,7 +257,8 @@ def test_a_producer_waits_for_a_server_that_does_not_read_and_close_ends_it(tell
         f"close_timeout={close_timeout} took {figures['seconds_to_close']:.2f} s"
     )
     assert figures["blocked"]
-    assert 16 * MIB <= figures["buffered"] < 17 * MIB, "write_limit, and at most one message more"
+    overhead = 300 * 128  # write_limit counts so many bytes more for each message
+    assert 16 * MIB - overhead <= figures["buffered"] < 17 * MIB, "write_limit, and at most one message more"
     assert figures["peak"] is None or figures["peak"] < 100
     assert (figures["ended"], figures["raised"], figures["code"]) == (True, ["ConnectionClosed"], 1006)
     assert figures["seconds_to_close"] < close_timeout + 0.5
