@@ -5,8 +5,10 @@ servers can have a client take.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import queue
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,11 +16,13 @@ from pathlib import Path
 
 import pytest
 from conftest import Log
-from failures import BOMB, CASES, DEFLATE, README, ZEROS, Case, Script, fragments, rows_of, run_case, send
+from failures import BOMB, CASES, DEFLATE, README, ZEROS, Case, Script, deflated, fragments, rows_of, run_case, send
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from peers import BINARY, LIMIT, PING, PONG, TEXT, Peer, RawServer, close_frame, frame, text
 
 import nwebsocket
-from nwebsocket import WebSocket
+from nwebsocket import ConnectionClosed, WebSocket
 
 SOURCE = str(Path(nwebsocket.__file__).parents[1])
 
@@ -51,6 +55,72 @@ def test_interim_answers_are_no_failure() -> None:
         ws = WebSocket(server.url).wait_open(LIMIT)
         assert ws.recv(LIMIT) == "hello"
         assert ws.wait_closed(LIMIT).wasClean
+
+
+# --- Whatever a server sends
+
+MESSAGES = st.lists(st.one_of(st.text(max_size=200), st.binary(max_size=200)), max_size=5)
+MUTATIONS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 2), st.binary(max_size=3)), min_size=1, max_size=3)
+
+
+def mutated(stream: bytes, mutations: list[tuple[float, int, bytes]]) -> tuple[bytes, int]:
+    """The stream with bytes put in the place of others at some of its points, and where the first of these is."""
+    first = len(stream)
+    for where, dropped, put in mutations:
+        start = int(where * len(stream))
+        stream = stream[:start] + put + stream[start + dropped :]
+        first = min(first, start)
+    return stream, first
+
+
+def untouched(messages: list[str | bytes], frames: list[bytes], first: int) -> list[str | bytes]:
+    """The messages whose frames end before the byte number `first`."""
+    ends = itertools.accumulate(map(len, frames))
+    return [message for message, end in zip(messages, ends, strict=True) if end <= first]
+
+
+def received(ws: WebSocket) -> list[str | bytes]:
+    """All messages up to the end, which is a ConnectionClosed."""
+    messages: list[str | bytes] = []
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            messages.append(ws.recv(LIMIT))
+    return messages
+
+
+@pytest.mark.parametrize("extensions", [None, DEFLATE], ids=["plain", "deflate"])
+def test_a_mutated_stream_gives_what_was_whole_before_it_and_then_ends(extensions: str | None) -> None:
+    streams: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
+
+    def script(peer: Peer) -> None:
+        peer.accept(extensions=extensions)
+        with contextlib.suppress(OSError):  # the client hangs up as soon as it has seen enough
+            for piece in streams.get(timeout=LIMIT):
+                peer.send(piece)
+            peer.end()
+        peer.read_eof()
+
+    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(MESSAGES, MUTATIONS, st.lists(st.floats(0, 1), max_size=4))
+    def check(messages: list[str | bytes], mutations: list[tuple[float, int, bytes]], cuts: list[float]) -> None:
+        frames = [server_frame(message, compressed=extensions is not None) for message in messages]
+        stream, first = mutated(b"".join(frames) + close_frame(1000), mutations)
+        bounds = [0, *sorted(int(cut * len(stream)) for cut in cuts), len(stream)]
+        streams.put([stream[start:end] for start, end in itertools.pairwise(bounds)])
+        ws = WebSocket(server.url, close_timeout=1).wait_open(LIMIT)
+        whole = untouched(messages, frames, first)
+        assert received(ws)[: len(whole)] == whole
+        assert ws.wait_closed(LIMIT).code in (*range(1000, 1004), *range(1005, 1015), *range(3000, 5000))
+
+    with RawServer(script) as server:
+        check()
+
+
+def server_frame(message: str | bytes, *, compressed: bool) -> bytes:
+    """A message as a server sends it."""
+    payload = message.encode() if isinstance(message, str) else message
+    opcode = TEXT if isinstance(message, str) else BINARY
+    return frame(opcode, deflated(payload), rsv=4) if compressed else frame(opcode, payload)
 
 
 # --- Memory
