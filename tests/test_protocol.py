@@ -294,6 +294,12 @@ class TestWrongAnswer:
         with pytest.raises(HandshakeError, match=error):
             protocol.receive_response(answer(protocol, *headers))
 
+    def test_shows_no_token_that_stands_for_a_sub_protocol(self) -> None:
+        protocol = Protocol(replace(REQUEST, protocols=("bearer.token.s3s4me.s3s4me", "chat")))
+        with pytest.raises(HandshakeError, match=r"one of 'bearer\.token\.\.\.', 'chat'") as caught:
+            protocol.receive_response(answer(protocol))
+        assert "s3s4me" not in str(caught.value)
+
     def test_with_compression_that_was_not_offered_is_refused(self) -> None:
         protocol = Protocol(PLAIN)
         with pytest.raises(HandshakeError, match="'permessage-deflate'; none had been offered"):

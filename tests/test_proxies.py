@@ -402,7 +402,7 @@ def test_the_proxy_cannot_be_reached(way: str, plain: str) -> None:
 
 
 def test_the_name_of_the_proxy_is_unknown(plain: str) -> None:
-    assert "reached" in proxy_failure(plain, f"http://{CREDENTIALS}no-such-proxy.invalid:3128")
+    assert "reached" in proxy_failure(plain, f"http://{CREDENTIALS}no..such.proxy:3128")
 
 
 # --- TLS, to the proxy and to the server

@@ -289,5 +289,5 @@ class Opening:
 
 
 def _listed(offered: Sequence[str]) -> str:
-    """What we have offered, for an error message."""
-    return ", ".join(map(repr, offered)) or "none"
+    """What we have offered, for an error message; where a sub-protocol carries a token, not all of that."""
+    return ", ".join(repr(name if len(name) <= 24 else f"{name[:12]}...") for name in offered) or "none"
