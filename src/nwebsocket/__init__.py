@@ -16,6 +16,8 @@ How a connection is opened, on the loop thread:
                          `--------> _protocol.py, _handshake.py   request and answer; `_cookies.py`; redirects
 """
 
+from typing import TYPE_CHECKING, Any
+
 from ._bridge import ReadyState
 from ._compression import Deflate
 from ._options import Options
@@ -38,11 +40,15 @@ from .exceptions import (
     OpenTimeout,
     ProtocolError,
     ProxyError,
+    QueryTimeout,
     TLSError,
     WaitTimeout,
     WebSocketError,
 )
 from .websocket import Stats, WebSocket, connect
+
+if TYPE_CHECKING:
+    from .queries import Query, QueryMixin, QueryStats
 
 __version__ = "2.0.0"
 
@@ -68,6 +74,10 @@ __all__ = [
     "Options",
     "ProtocolError",
     "ProxyError",
+    "Query",
+    "QueryMixin",
+    "QueryStats",
+    "QueryTimeout",
     "ReadyState",
     "Response",
     "Stats",
@@ -80,3 +90,14 @@ __all__ = [
     "connect",
     "open_sockets",
 ]
+
+# What few need is imported when it is asked for.
+_LATER = {"Query": "queries", "QueryMixin": "queries", "QueryStats": "queries"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_LATER[name]}", __name__), name)

@@ -94,6 +94,13 @@ class ReadingSide(Protocol):
     def read(self, deadline: float | None) -> None: ...
 
 
+class Sifter(Protocol):
+    """What is interested in the messages before anybody else, and in the end."""
+
+    def sift(self, messages: list[str | bytes]) -> list[str | bytes]: ...
+    def ended(self) -> None: ...
+
+
 class LoopSide(Protocol):
     """What the bridge asks of the session, on the loop thread."""
 
@@ -130,6 +137,8 @@ class Bridge:
         self.writer: WritingSide | None = None
         # None before the socket was first lent to recv().
         self.reader: ReadingSide | None = None
+        # Takes messages out before they are delivered, on the loop thread; set once, before the connection is made.
+        self.sifter: Sifter | None = None
 
         # -- towards the server
         self.outgoing: list[Message] = []
@@ -555,6 +564,8 @@ class Bridge:
             self.ending = ending
             self.state = ReadyState.CLOSED
             self._wake()
+        if self.sifter is not None:
+            self.sifter.ended()
 
     def _has_space(self) -> bool:
         """Whether one more read is welcome.

@@ -15,7 +15,7 @@ import ssl
 from time import monotonic
 
 from . import _loop
-from ._bridge import Bridge, Ending, ReadyState, describe
+from ._bridge import Bridge, Ending, ReadyState, Sifter, describe
 from ._callbacks import Callbacks
 from ._curio import (
     CancelledError,
@@ -188,7 +188,8 @@ class Session:
         self._writer = self._bridge.writer = Writer(self._bridge, self._protocol, self._transport)
         self.response = self._protocol.response
         self._lendable = AVAILABLE and self._writer.any_thread and self._protocol.lane is not None
-        self._lendable = self._lendable and not self._trace.on  # what recv() read itself would not be told
+        # What recv() read itself would be neither told nor sifted.
+        self._lendable = self._lendable and not self._trace.on and self._bridge.sifter is None
         self.subprotocol = self._protocol.subprotocol
         self.extensions = self._protocol.extensions
         self._trace("=", f"open, extensions: {self.extensions or 'none'}")
@@ -350,6 +351,8 @@ class Session:
                 self._trace("<", f"a message of {len(message):,} {kind}")
         if len(messages) > PIECE_MESSAGES or self._piece < MAX_PIECE_BYTES:
             self._choose_piece(len(messages))
+        if self._bridge.sifter is not None and messages:
+            messages = self._sifted(messages, self._bridge.sifter)
         if messages and self._on_loop:
             self._deliver_on_loop(messages)
             if self._bridge.outgoing:
@@ -361,6 +364,12 @@ class Session:
         if received.answer or received.pongs or received.close is not None or received.failure is not None:
             return received
         return None
+
+    def _sifted(self, messages: list[str | bytes], sifter: Sifter) -> list[str | bytes]:
+        """What the sifter leaves of the messages."""
+        left = sifter.sift(messages)
+        self._bridge.messages_received += len(messages) - len(left)
+        return left
 
     def _deliver_on_loop(self, messages: list[str | bytes]) -> None:
         """Have the handlers run here and now; what they send without a pause is written after that."""

@@ -6,6 +6,7 @@
     │   └── InvalidClose          (ValueError)       a close code or reason that may not be sent
     ├── InvalidStateError         (ConnectionError)  send() before the connection is open
     ├── WaitTimeout               (TimeoutError)     the timeout given to a waiting method has passed; nothing is lost
+    │   └── QueryTimeout                             ... no answer to a query in time
     ├── ConnectionFailed          (ConnectionError)  the connection could not be opened
     │   ├── OpenTimeout           (TimeoutError)     ... not within open_timeout
     │   ├── ProxyError                               ... the proxy cannot be reached, or refuses
@@ -21,7 +22,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Literal
+
+if sys.version_info >= (3, 11):
+    FuturesTimeout = TimeoutError
+else:
+    from concurrent.futures import TimeoutError as FuturesTimeout
 
 __all__ = [
     "Cancelled",
@@ -38,6 +45,7 @@ __all__ = [
     "OpenTimeout",
     "ProtocolError",
     "ProxyError",
+    "QueryTimeout",
     "TLSError",
     "WaitTimeout",
     "WebSocketError",
@@ -68,6 +76,10 @@ class InvalidStateError(WebSocketError, ConnectionError):
 
 class WaitTimeout(WebSocketError, TimeoutError):
     """The ``timeout`` given to wait_open(), wait_closed(), recv() or ping() has passed; the connection goes on."""
+
+
+class QueryTimeout(WaitTimeout, FuturesTimeout):
+    """No answer has come within the ``timeout`` of query(), or of result(); in the second case the query goes on."""
 
 
 class ConnectionFailed(WebSocketError, ConnectionError):

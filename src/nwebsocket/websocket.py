@@ -77,6 +77,7 @@ class _Inside:
         self.bridge: Bridge
         self.callbacks: Callbacks
         self.session: Session
+        self.sifter: Any = None
         self.binary_type = "blob"
 
     def start(self, owner: WebSocket, url: URL, protocols: tuple[str, ...], options: Options) -> None:
@@ -88,6 +89,8 @@ class _Inside:
         if options.ssl is None and (url.secure or (proxy is not None and proxy.scheme == "https")):
             default_tls_context()  # slow the first time: not on the loop thread, where others would feel it
         self.bridge = bridge = Bridge(options)
+        if owner._nwebsocket_sifter is not None:
+            self.sifter = bridge.sifter = owner._nwebsocket_sifter(owner, bridge)
         self.callbacks = Callbacks(owner, bridge, url.origin, options.callbacks, _EMPTY_HANDLERS)
         self.callbacks.check_methods(owner)
         begun = None
@@ -189,6 +192,8 @@ class WebSocket:
     CLOSED = ReadyState.CLOSED
 
     _nwebsocket: Any
+    # What makes a Sifter (`_bridge.py`) for each socket of the class.
+    _nwebsocket_sifter: Callable[[Any, Bridge], Any] | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if not getattr(cls.__init__, "_nwebsocket_counting", False):

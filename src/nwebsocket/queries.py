@@ -1,0 +1,404 @@
+"""Requests that find their replies: a tag goes out with each, and comes back with the answer.
+
+    USER THREADS   query() ── tag_request() ── send()
+                   result() <── Query <── read_reply() <── messages that have come     LOOP THREAD
+
+Which reply belongs to which query is found out on the loop thread, before messages go to handlers or to recv(): so a
+callback may wait for the answer to its own query.
+
+Who takes a query out of `_Queries.open`, which is one atomic step, is the one who settles it: the reply, its timeout,
+cancel(), or the end of the connection.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import random
+import threading
+import weakref
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import CancelledError, Future
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from . import _loop, _waiting
+from ._log import log
+from ._options import check_timeout
+from .exceptions import InvalidArgument, QueryTimeout
+from .websocket import Stats, WebSocket, reading
+
+if TYPE_CHECKING:
+    from ._bridge import Bridge
+    from .websocket import Data
+
+__all__ = ["Query", "QueryMixin", "QueryStats"]
+
+MAX_GIVEN_UP = 65_536
+"""Queries without an answer, the last so many, whose replies are known to be late should they still come."""
+
+_encode = json.JSONEncoder(allow_nan=False).encode
+_decode = json.JSONDecoder().decode
+
+
+@dataclass(frozen=True, slots=True)
+class QueryStats(Stats):
+    """Stats, and what has become of the queries: each is in one of the first five counts."""
+
+    in_flight: int
+    answered: int
+    timed_out: int
+    cancelled: int
+    failed: int  # the connection ended, or the message could not be sent
+    late_replies: int  # replies to queries that had timed out or been cancelled, dropped
+
+
+class _OnDemand:
+    """An attribute that is made when it is first asked for: most queries never need what a Future is made of."""
+
+    def __init__(self, make: Any) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else instance.__dict__.setdefault(self._name, self._make())
+
+
+class Query(Future[Any]):
+    """A query under way: a concurrent.futures.Future of the answer.
+
+    result(), exception(), cancel() and all else that a Future can do may be called from any thread; but what would
+    wait raises RuntimeError on the loop thread. A done callback may run there, too: it must be short.
+    """
+
+    # What makes a Future a thing to wait for takes longer to make than all the rest.
+    _condition = _OnDemand(threading.Condition)
+    _waiters = _OnDemand(list)
+    _done_callbacks = _OnDemand(list)
+    _sleepers = _OnDemand(list)
+
+    def __init__(self, queries: _Queries, tag: int) -> None:
+        self._state = PENDING
+        self._result = None
+        self._exception = None
+        self._queries = queries
+        self.tag = tag
+        """What tells the reply to this query from others."""
+
+    def cancel(self) -> bool:
+        """Give the query up, unless it is done; return whether it is cancelled. A reply that still comes is dropped."""
+        if self._queries.give_up(self.tag):
+            self._queries.count("cancelled")
+            self.settle(CANCELLED_AND_NOTIFIED)
+        return self.cancelled()
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return bool(self._state == CANCELLED_AND_NOTIFIED)
+
+    def running(self) -> bool:
+        """False: until there is an answer, a query can be cancelled."""
+        return False
+
+    def done(self) -> bool:
+        """Whether it has an answer, has failed, or was cancelled."""
+        return bool(self._state != PENDING)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the answer and return it.
+
+        Raises what the query failed with, CancelledError, QueryTimeout (a TimeoutError) after `timeout` seconds (the
+        query goes on), and RuntimeError on the loop thread.
+        """
+        error = self.exception(timeout)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error, self  # the traceback refers to them, and they to it
+        return self._result
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the answer; return what the query failed with, or None. Raises what result() raises otherwise."""
+        if self._state == PENDING:
+            self._wait(timeout)
+        if self._state == CANCELLED_AND_NOTIFIED:
+            raise CancelledError
+        error: BaseException | None = self._exception
+        return error
+
+    def _wait(self, timeout: float | None) -> None:
+        check_timeout(timeout)
+        if _loop.is_loop_thread():
+            raise RuntimeError("waiting for a query would block the loop thread, which has to bring its answer")
+        deadline = None if timeout is None else monotonic() + timeout
+        self._queries.bridge.write_now()
+        waiter = threading.Lock()
+        waiter.acquire()
+        self._sleepers.append(waiter)
+        try:
+            if self._state == PENDING and not _waiting.acquire(waiter, deadline) and self._state == PENDING:
+                raise QueryTimeout(f"no answer within {timeout:g} s")
+        finally:
+            if waiter in self._sleepers:
+                self._sleepers.remove(waiter)
+
+    def settle(self, state: str, result: Any = None, exception: BaseException | None = None) -> None:
+        """Have it done; by whoever has taken it out of `_Queries.open`."""
+        self._result = result
+        self._exception = exception
+        self._state = state  # last: who sees it sees the others
+        made = self.__dict__
+        if "_condition" in made:
+            self._tell_waiters()
+        if "_sleepers" in made:
+            sleepers = made["_sleepers"]
+            while sleepers:
+                sleepers.pop().release()
+        if "_done_callbacks" in made:
+            self._invoke_callbacks()  # type: ignore[attr-defined]
+
+    def _tell_waiters(self) -> None:
+        """Tell concurrent.futures.wait() and as_completed()."""
+        with self._condition:
+            for waiter in self._waiters:
+                if self._state == CANCELLED_AND_NOTIFIED:
+                    waiter.add_cancelled(self)
+                elif self._exception is not None:
+                    waiter.add_exception(self)
+                else:
+                    waiter.add_result(self)
+            self._condition.notify_all()
+
+
+class _Queries:
+    """The queries of one socket that have no answer yet."""
+
+    def __init__(self, owner: QueryMixin, bridge: Bridge) -> None:
+        self.bridge = bridge
+        self.open: dict[int, Query] = {}
+        self.counts = dict.fromkeys(("answered", "timed_out", "cancelled", "failed", "late_replies"), 0)
+        self._owner = weakref.ref(owner)
+        # Far from the small numbers that messages of other kinds may carry, and within what JavaScript counts exactly.
+        self._tags = itertools.count(random.getrandbits(44))
+        self._given_up: dict[int, None] = {}
+        self._lock = threading.RLock()  # for the counts, and for:
+        self._deadlines: list[tuple[float, int]] = []  # a heap of (monotonic clock, tag)
+        self._armed: float | None = None  # when expire() will be called
+        self._waiting: deque[threading.Lock] = deque()  # those who wait for room, each for its lock
+
+    # ---- any thread
+
+    def count(self, what: str) -> None:
+        with self._lock:
+            self.counts[what] += 1
+
+    def add(self, limit: int) -> Query:
+        """Return a new query; wait while there are so many."""
+        if len(self.open) >= limit and not _loop.is_loop_thread():
+            self._wait_for_room(limit)
+        tag = next(self._tags)
+        query = self.open[tag] = Query(self, tag)
+        return query
+
+    def withdraw(self, query: Query) -> None:
+        """The query could not be sent."""
+        if self.open.pop(query.tag, None) is not None:
+            self.count("failed")
+            self._wake_one()
+
+    def give_up(self, tag: int) -> bool:
+        """Take a query out of those under way; False if it is not among them any more."""
+        if self.open.pop(tag, None) is None:
+            return False
+        with self._lock:
+            self._given_up[tag] = None
+            if len(self._given_up) > MAX_GIVEN_UP:
+                del self._given_up[next(iter(self._given_up))]
+        self._wake_one()
+        return True
+
+    def expire_at(self, deadline: float, query: Query) -> None:
+        """Have the query time out then."""
+        with self._lock:
+            heapq.heappush(self._deadlines, (deadline, query.tag))
+            if len(self._deadlines) > 2 * len(self.open) + 1024:
+                self._deadlines = [entry for entry in self._deadlines if entry[1] in self.open]
+                heapq.heapify(self._deadlines)
+        self._arm(deadline)
+
+    def _arm(self, deadline: float) -> None:
+        if self._armed is None or deadline < self._armed:
+            self._armed = deadline
+            _loop.current().call_later(max(0.0, deadline - monotonic()), self._expire)
+
+    def _wait_for_room(self, limit: int) -> None:
+        self.bridge.write_now()
+        while len(self.open) >= limit and self.bridge.ending is None:
+            waiter = threading.Lock()
+            waiter.acquire()
+            self._waiting.append(waiter)
+            try:
+                if len(self.open) >= limit and self.bridge.ending is None:
+                    _waiting.acquire(waiter, None)
+            except BaseException:
+                self._wake_one()  # what woke us may have been for us alone
+                raise
+            finally:
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+
+    def _wake_one(self) -> None:
+        with suppress(IndexError):
+            self._waiting.popleft().release()
+
+    # ---- loop thread
+
+    def sift(self, messages: list[str | bytes]) -> list[str | bytes]:
+        """Settle the queries to which these messages are replies; return the other messages."""
+        owner = self._owner()
+        if owner is None or not (self.open or self._given_up):
+            return messages
+        read_reply = owner.read_reply
+        return [message for message in messages if not self._is_reply(message, read_reply)]
+
+    def _is_reply(self, message: str | bytes, read_reply: Any) -> bool:
+        try:
+            reply = read_reply(message)
+            if reply is None:
+                return False
+            tag, answer = reply
+            query = self.open.pop(tag, None)
+            if query is None:
+                return self._is_late(tag)
+        except Exception:
+            log.exception("exception in read_reply(): its message is taken for an ordinary one")
+            return False
+        self.counts["answered"] += 1
+        if isinstance(answer, BaseException):
+            query.settle(FINISHED, exception=answer)
+        else:
+            query.settle(FINISHED, answer)
+        if self._waiting:
+            self._wake_one()
+        return True
+
+    def _is_late(self, tag: Any) -> bool:
+        with self._lock:
+            if tag not in self._given_up:
+                return False
+            del self._given_up[tag]
+            self.counts["late_replies"] += 1
+            return True
+
+    def _expire(self) -> None:
+        """Fail the queries whose time has come."""
+        self._armed = None  # before looking: who comes later arms again
+        now = monotonic()
+        while True:
+            with self._lock:
+                if not self._deadlines:
+                    return
+                deadline, tag = self._deadlines[0]
+                if deadline > now:
+                    break
+                heapq.heappop(self._deadlines)
+                query = self.open.get(tag)
+            if query is not None and self.give_up(tag):
+                self.count("timed_out")
+                query.settle(FINISHED, exception=QueryTimeout("no answer came within the query's timeout"))
+        self._arm(deadline)
+
+    def ended(self) -> None:
+        """The connection has ended, and with it all its queries."""
+        while self.open:
+            tag = next(iter(self.open), None)
+            query = None if tag is None else self.open.pop(tag, None)
+            if query is not None:
+                self.count("failed")
+                query.settle(FINISHED, exception=self.bridge.closed_error())
+        while self._waiting:
+            self._wake_one()
+
+
+class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
+    """A WebSocket that can query: ``class Feed(QueryMixin, WebSocket)``.
+
+    The server must send back, with its answer, the tag that came with the request. By default messages are JSON objects
+    and the tag is the field `reflect`; override tag_request() and read_reply() for any other format. A message that
+    is no reply to a query of this socket is an ordinary one, for onmessage() or recv().
+    """
+
+    reflect = "id"
+    """The field of the JSON objects that carries the tag."""
+
+    max_queries = 1024
+    """In flight; above that, query() waits for an answer, but for on the loop thread."""
+
+    _nwebsocket_sifter = _Queries
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        order = cls.__mro__
+        if WebSocket in order and order.index(WebSocket) < order.index(QueryMixin):
+            raise TypeError(f"class {cls.__name__}: QueryMixin must stand before WebSocket among its bases")
+
+    def query(self, request: Any, timeout: float | None = None) -> Query:
+        """Send a request with a fresh tag; return the Query, a concurrent.futures.Future of the answer.
+
+        ``request``  whatever tag_request() takes: a mapping, to be sent as a JSON object
+        ``timeout``  seconds until the query fails with QueryTimeout (a TimeoutError); None: with the connection
+
+        Waits while `max_queries` are in flight, and as send() does. Raises what tag_request() and send() raise; then
+        nothing has been sent. The query fails with ConnectionClosed when the connection ends. From any thread, also
+        in callbacks, where result() may be waited for; not with callbacks="loop".
+        """
+        check_timeout(timeout)
+        queries: _Queries = self._nwebsocket.sifter
+        query = queries.add(self.max_queries)
+        try:
+            self.send(self.tag_request(request, query.tag))
+            if timeout is not None:
+                queries.expire_at(monotonic() + timeout, query)
+        except BaseException:
+            queries.withdraw(query)
+            raise
+        return query
+
+    def tag_request(self, request: Any, tag: int) -> Data:
+        """Return the message to send for a request: a JSON object with `tag` in the field `reflect`.
+
+        On the caller's thread. Raises TypeError or InvalidArgument if it cannot be one.
+        """
+        if not isinstance(request, Mapping):
+            raise TypeError(f"a query is a mapping, to be sent as a JSON object, not {type(request).__name__}")
+        if self.reflect in request:
+            raise InvalidArgument(f"the field {self.reflect!r} is for the tag; a request must not have it")
+        return _encode({**request, self.reflect: tag})
+
+    def read_reply(self, message: str | bytes) -> tuple[int, Any] | None:
+        """Return the tag and the answer in a message, or None if it is no reply: a JSON object, and all of it.
+
+        On the loop thread, which all sockets share: it must be short. If the answer is an exception, result() raises
+        it.
+        """
+        try:
+            answer = _decode(message) if isinstance(message, str) else None
+        except (ValueError, RecursionError):
+            return None
+        tag = answer.get(self.reflect) if isinstance(answer, dict) else None
+        return (tag, answer) if type(tag) is int else None
+
+    @reading
+    def stats(self) -> QueryStats:
+        """Counts so far, a snapshot."""
+        queries, base = self._nwebsocket.sifter, super().stats
+        counts = {field.name: getattr(base, field.name) for field in fields(base)}
+        return QueryStats(**counts, in_flight=len(queries.open), **queries.counts)

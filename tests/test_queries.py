@@ -1,0 +1,506 @@
+"""Queries: each reply to its own, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from peers import LIMIT, Connection, Peer, RawServer, echo_server, text
+
+import nwebsocket
+from nwebsocket import (
+    ConnectionClosed,
+    InvalidArgument,
+    InvalidStateError,
+    Query,
+    QueryMixin,
+    QueryTimeout,
+    WebSocket,
+)
+
+
+class Asking(QueryMixin, WebSocket):
+    """A socket that can query."""
+
+
+class Server:
+    """Answers queries, those of some kinds in a way of their own."""
+
+    def __init__(self) -> None:
+        self.held: list[str] = []  # answers that wait for a request of type "now"
+
+    def __call__(self, connection: Connection) -> None:
+        for message in connection:
+            try:
+                request = json.loads(message)
+                kind = request.get("type")
+            except (ValueError, AttributeError, RecursionError):
+                request, kind = {}, None
+            answer = json.dumps({"answer": request.get("value"), "id": request.get("id")})
+            if kind == "hold":
+                self.held.append(answer)
+            elif kind == "now":
+                for held in [*reversed(self.held), answer]:
+                    connection.send(held)
+                self.held.clear()
+            elif kind == "twice":
+                connection.send(answer)
+                connection.send(answer)
+            elif kind == "close":
+                connection.close(4000, "enough")
+            elif kind == "value":
+                connection.send(answer)
+            elif kind != "never":
+                connection.send(message)
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with echo_server(handler=Server()) as running:
+        yield running.url
+
+
+@pytest.fixture
+def ws(server: str) -> Iterator[Asking]:
+    with Asking(server) as asking:
+        yield asking
+
+
+def adds_up(ws: Asking, queries: int, **counts: int) -> bool:
+    """Whether there were so many queries, with these fates and no others."""
+    stats = ws.stats
+    found = {name: getattr(stats, name) for name in ("in_flight", "answered", "timed_out", "cancelled", "failed")}
+    return sum(found.values()) == queries and {name: count for name, count in found.items() if count} == counts
+
+
+def ask(ws: Asking, value: Any, **options: Any) -> Query:
+    return ws.query({"type": "value", "value": value}, **options)
+
+
+# --- The answer
+
+
+def test_the_answer_of_a_query(ws: Asking) -> None:
+    query = ask(ws, "é☃")
+    assert isinstance(query, concurrent.futures.Future)
+    assert query.result(LIMIT) == {"answer": "é☃", "id": query.tag}
+    assert query.exception(0) is None
+    assert query.done()
+    assert not query.running()
+    assert not query.cancelled()
+    assert not query.cancel()
+    assert adds_up(ws, 1, answered=1)
+
+
+def test_answers_out_of_order_find_their_queries(ws: Asking) -> None:
+    queries = [ws.query({"type": "hold", "value": number}) for number in range(100)]
+    assert not any(query.done() for query in queries)
+    queries.append(ws.query({"type": "now", "value": 100}))
+    assert [query.result(LIMIT)["answer"] for query in queries] == list(range(101))
+    assert adds_up(ws, 101, answered=101)
+
+
+def test_other_messages_are_ordinary_ones(ws: Asking) -> None:
+    query = ws.query({"type": "hold"})
+    others = ["[1]", "text", '{"id": "x"}', '{"id": true}', '{"id": 1.5}', '{"id": 7}', '{"id": null}', "[" * 100_000]
+    for other in others:
+        ws.send(other)
+    ws.send(b'{"id": %d}' % query.tag)
+    for other in others:
+        assert ws.recv(LIMIT) == other
+    assert ws.recv(LIMIT) == b'{"id": %d}' % query.tag
+    assert not query.done()
+    ws.query({"type": "now"}).result(LIMIT)
+    assert query.result(LIMIT)["answer"] is None
+    assert ws.stats.messages_received == len(others) + 3  # replies are messages, too
+
+
+def test_a_second_reply_is_an_ordinary_message(ws: Asking) -> None:
+    query = ws.query({"type": "twice", "value": 1})
+    assert json.loads(ws.recv(LIMIT)) == query.result(LIMIT)
+
+
+@pytest.mark.parametrize("callbacks", ["thread", "loop"])
+def test_ordinary_messages_go_to_the_handler(server: str, callbacks: Any) -> None:
+    heard: list[Any] = []
+    done = threading.Event()
+
+    class Feed(Asking):
+        def onmessage(self, message: Any) -> None:
+            heard.append(message)
+            if message == "last":
+                done.set()
+
+    with Feed(server, callbacks=callbacks) as feed:
+        queries = []
+        for number in range(50):
+            feed.send(f"ordinary {number}")
+            queries.append(ask(feed, number))
+        feed.send("last")
+        assert done.wait(LIMIT)
+        assert [query.result(LIMIT)["answer"] for query in queries] == list(range(50))
+    assert heard == [*(f"ordinary {number}" for number in range(50)), "last"]
+
+
+def test_a_callback_may_wait_for_its_own_query(server: str) -> None:
+    answers: list[Any] = []
+    done = threading.Event()
+
+    class Feed(Asking):
+        def onopen(self) -> None:
+            answers.append(ask(self, "in onopen").result(LIMIT)["answer"])
+            self.send("go on")
+
+        def onmessage(self, message: Any) -> None:
+            answers.append(ask(self, "in onmessage").result(LIMIT)["answer"])
+            done.set()
+
+    with Feed(server):
+        assert done.wait(LIMIT)
+    assert answers == ["in onopen", "in onmessage"]
+
+
+def test_on_the_loop_thread_waiting_is_refused(server: str) -> None:
+    raised: list[Any] = []
+    done = threading.Event()
+
+    class Feed(Asking):
+        def onmessage(self, message: Any) -> None:
+            query = ask(self, "on the loop")
+            query.add_done_callback(lambda query: (raised.append(query.result()["answer"]), done.set()))
+            for wait in (query.result, query.exception):
+                try:
+                    wait()
+                except RuntimeError as error:
+                    raised.append(str(error))
+
+    with Feed(server, callbacks="loop") as feed:
+        feed.send("x")
+        assert done.wait(LIMIT)
+    assert raised == ["waiting for a query would block the loop thread, which has to bring its answer"] * 2 + [
+        "on the loop"
+    ]
+
+
+def test_it_works_with_what_works_with_futures(ws: Asking) -> None:
+    queries = [ask(ws, number) for number in range(20)]
+    assert {query.result()["answer"] for query in concurrent.futures.as_completed(queries, LIMIT)} == set(range(20))
+    held = ws.query({"type": "hold"})
+    answered, waiting = concurrent.futures.wait([*queries, held], timeout=0.05)
+    assert (len(answered), waiting) == (20, {held})
+    first = concurrent.futures.wait([held, ask(ws, 1)], LIMIT, concurrent.futures.FIRST_COMPLETED)
+    assert held in first.not_done
+    assert held.cancel()
+    assert concurrent.futures.wait([held], LIMIT).done == {held}
+    assert list(concurrent.futures.as_completed([held], LIMIT)) == [held]
+
+    async def main() -> Any:
+        return await asyncio.wait_for(asyncio.gather(*(asyncio.wrap_future(ask(ws, n)) for n in range(5))), LIMIT)
+
+    assert [answer["answer"] for answer in asyncio.run(main())] == list(range(5))
+
+
+def test_waiters_of_every_kind_hear_of_a_cancelled_query(ws: Asking) -> None:
+    query = ws.query({"type": "never"})
+    heard: list[Any] = []
+    query.add_done_callback(lambda query: heard.append(query.cancelled()))
+    waits: list[Callable[[], Any]] = [
+        lambda: query.result(LIMIT),
+        lambda: concurrent.futures.wait([query], LIMIT).done,
+        lambda: next(concurrent.futures.as_completed([query], LIMIT)),
+    ]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(wait) for wait in waits]
+        assert not concurrent.futures.wait(waiting, 0.05).done
+        assert query.cancel()
+        with pytest.raises(concurrent.futures.CancelledError):
+            waiting[0].result(LIMIT)
+        assert waiting[1].result(LIMIT) == {query}
+        assert waiting[2].result(LIMIT) is query
+    assert query.cancel()
+    assert heard == [True]
+    assert adds_up(ws, 1, cancelled=1)
+
+
+def test_a_callback_added_late_is_called_at_once(ws: Asking) -> None:
+    query = ask(ws, 1)
+    query.result(LIMIT)
+    heard: list[Any] = []
+    query.add_done_callback(heard.append)
+    assert heard == [query]
+    assert repr(query) == f"<Query at {id(query):#x} state=finished returned dict>"
+
+
+# --- No answer
+
+
+def test_a_query_times_out_and_its_late_reply_is_dropped(ws: Asking) -> None:
+    start = time.monotonic()
+    query = ws.query({"type": "hold"}, timeout=0.05)
+    with pytest.raises(QueryTimeout, match="no answer came within the query's timeout") as caught:
+        query.result(LIMIT)
+    assert isinstance(caught.value, (TimeoutError, concurrent.futures.TimeoutError))
+    assert isinstance(caught.value, concurrent.futures.TimeoutError)
+    assert 0.05 <= time.monotonic() - start < 2
+    ws.query({"type": "now"}).result(LIMIT)
+    assert ws.stats.late_replies == 1
+    assert adds_up(ws, 2, timed_out=1, answered=1)
+
+
+def test_queries_time_out_each_at_its_own_time(ws: Asking) -> None:
+    ended: list[int] = []
+    timeouts = [0.25, 0.05, 0.15, 0.1, 0.2]
+    for number, timeout in enumerate(timeouts):
+        ws.query({"type": "never"}, timeout=timeout).add_done_callback(
+            lambda query, number=number: ended.append(number)
+        )
+    last = ws.query({"type": "never"}, timeout=0.3)
+    assert isinstance(last.exception(LIMIT), QueryTimeout)
+    assert ended == [1, 3, 2, 4, 0]
+
+
+def test_the_timeout_of_result_leaves_the_query_be(ws: Asking) -> None:
+    query = ws.query({"type": "hold", "value": 1})
+    for wait in (query.result, query.exception):
+        with pytest.raises(QueryTimeout, match=r"no answer within 0\.01 s"):
+            wait(0.01)
+    with pytest.raises(QueryTimeout):
+        query.result(0)
+    ws.query({"type": "now"})
+    assert query.result(LIMIT)["answer"] == 1
+
+
+def test_a_cancelled_query_leaves_nothing_and_its_late_reply_is_dropped(ws: Asking) -> None:
+    query = ws.query({"type": "hold"})
+    assert query.cancel()
+    ws.query({"type": "now"}).result(LIMIT)
+    assert adds_up(ws, 2, cancelled=1, answered=1)
+    assert ws.stats.late_replies == 1
+
+
+def test_queries_fail_when_their_connection_ends(server: str) -> None:
+    with Asking(server) as ws:
+        queries = [ws.query({"type": "never"}), ws.query({"type": "never"}, timeout=60), ws.query({"type": "close"})]
+        for query in queries:
+            with pytest.raises(ConnectionClosed, match="4000") as caught:
+                query.result(LIMIT)
+            assert (caught.value.code, caught.value.reason) == (4000, "enough")
+        assert adds_up(ws, 3, failed=3)
+        with pytest.raises(ConnectionClosed):
+            ask(ws, 1)
+        assert adds_up(ws, 4, failed=4)
+
+
+def test_queries_fail_when_the_connection_is_lost() -> None:
+    def script(peer: Peer) -> None:
+        peer.accept()
+        peer.read_frame()
+        peer.reset()
+
+    with RawServer(script) as server:
+        ws = Asking(server.url).wait_open(LIMIT)
+        assert isinstance(ask(ws, 1).exception(LIMIT), ConnectionClosed)
+        ws.wait_closed(LIMIT)
+
+
+def test_before_the_connection_is_open_nothing_is_sent(server: str) -> None:
+    ws = Asking(server)
+    with ws:
+        pass
+    closed = Asking(server)
+    if closed.readyState == WebSocket.CONNECTING:
+        with pytest.raises(InvalidStateError):
+            ask(closed, 1)
+        assert adds_up(closed, 1, failed=1)
+    closed.close()
+    closed.wait_closed(LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "problem"),
+    [
+        ([1], TypeError, "mapping, to be sent as a JSON object, not list"),
+        ("text", TypeError, "not str"),
+        ({"id": 7}, InvalidArgument, "'id' is for the tag"),
+        ({"x": float("nan")}, ValueError, "not JSON compliant"),
+        ({"x": object()}, TypeError, "not JSON serializable"),
+    ],
+)
+def test_what_is_no_request(ws: Asking, request_: Any, error: type[Exception], problem: str) -> None:
+    with pytest.raises(error, match=problem):
+        ws.query(request_)
+    assert adds_up(ws, 1, failed=1)
+
+
+def test_what_is_no_timeout(ws: Asking) -> None:
+    for timeout, error in (("1", TypeError), (-1, InvalidArgument)):
+        with pytest.raises(error, match="timeout"):
+            ask(ws, 1, timeout=timeout)
+
+
+# --- The limit
+
+
+def test_query_waits_while_there_are_too_many(server: str) -> None:
+    class Few(Asking):
+        max_queries = 4
+
+    with Few(server) as ws:
+        held = [ws.query({"type": "hold"}) for _ in range(4)]
+        sent = threading.Event()
+
+        def one_more() -> None:
+            ask(ws, 5)
+            sent.set()
+
+        thread = threading.Thread(target=one_more)
+        thread.start()
+        assert not sent.wait(0.05)
+        held[0].cancel()
+        assert sent.wait(LIMIT)
+        thread.join()
+    assert ws.stats.in_flight == 0
+
+
+def test_who_waits_for_room_hears_of_the_end(server: str) -> None:
+    class Few(Asking):
+        max_queries = 1
+
+    with Few(server) as ws, concurrent.futures.ThreadPoolExecutor(3) as pool:
+        ws.query({"type": "never"})
+        waiting = [pool.submit(ask, ws, 1) for _ in range(3)]
+        assert not concurrent.futures.wait(waiting, 0.05).done
+        ws.close()
+        for future in waiting:
+            assert isinstance(future.exception(LIMIT), ConnectionClosed)
+
+
+# --- Other formats
+
+
+class Binary(QueryMixin, WebSocket):
+    """Two bytes of tag in front of the payload; an answer that begins with "!" is an error."""
+
+    def tag_request(self, request: bytes, tag: int) -> bytes:
+        return tag.to_bytes(8, "big") + request
+
+    def read_reply(self, message: str | bytes) -> tuple[int, Any] | None:
+        if isinstance(message, str):
+            return None
+        answer = message[8:]
+        return int.from_bytes(message[:8], "big"), ValueError(answer) if answer[:1] == b"!" else answer
+
+
+def test_another_format(echo: str) -> None:
+    with Binary(echo) as ws:
+        assert ws.query(b"payload").result(LIMIT) == b"payload"
+        with pytest.raises(ValueError, match="!no"):
+            ws.query(b"!no").result(LIMIT)
+        ws.send("text")
+        assert ws.recv(LIMIT) == "text"
+
+
+def test_an_exception_in_read_reply_loses_no_message(log: Any) -> None:
+    class Broken(Asking):
+        def read_reply(self, message: str | bytes) -> Any:
+            if message == "break":
+                raise ZeroDivisionError
+            return ([], 1) if message == "unhashable" else super().read_reply(message)
+
+    with echo_server(handler=Server()) as server, Broken(server.url) as ws:
+        last = ws.query({"type": "never"})
+        for message in ("break", "unhashable"):
+            ws.send(message)
+            assert ws.recv(LIMIT) == message
+        last.cancel()
+    assert len(log.errors()) == 2
+
+
+def test_another_field(echo: str) -> None:
+    class Named(Asking):
+        reflect = "request"
+
+    with Named(echo) as ws:
+        query = ws.query({"id": 7})
+        assert query.result(LIMIT) == {"id": 7, "request": query.tag}
+
+
+# --- The class
+
+
+def test_the_wrong_order_of_bases_is_refused() -> None:
+    with pytest.raises(TypeError, match="QueryMixin must stand before WebSocket"):
+        type("Wrong", (WebSocket, QueryMixin), {})
+
+
+def test_the_names_are_the_packages() -> None:
+    assert {"Query", "QueryMixin", "QueryStats", "QueryTimeout"} <= set(nwebsocket.__all__)
+    assert nwebsocket.QueryMixin is QueryMixin
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        nwebsocket.Nothing  # noqa: B018
+
+
+# --- Many at once
+
+
+def shuffle(connection: Connection) -> None:
+    """Answer in random order, and one in a hundred never."""
+    waiting: list[Any] = []
+    for message in connection:
+        if random.random() >= 0.01:
+            waiting.insert(random.randrange(len(waiting) + 1), message)
+        if len(waiting) > 20 or json.loads(message).get("flush"):
+            for answer in waiting:
+                connection.send(answer)
+            waiting.clear()
+
+
+@pytest.mark.slow
+def test_many_queries_of_many_threads_find_their_answers() -> None:
+    threads, each, timeout = 8, 2_500, 1.0
+
+    class Busy(Asking):
+        max_queries = 256
+
+    unanswered = []
+
+    def work(ws: Busy, thread: int) -> None:
+        queries = [ws.query({"thread": thread, "n": n, "flush": n % 50 == 49}, timeout=timeout) for n in range(each)]
+        for n, query in enumerate(queries):
+            try:
+                answer = query.result(LIMIT)
+            except QueryTimeout:
+                unanswered.append(query.tag)
+            else:
+                assert (answer["thread"], answer["n"], answer["id"]) == (thread, n, query.tag)
+
+    with echo_server(handler=shuffle, compression=None) as server, Busy(server.url, compression=None) as ws:
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            for future in [pool.submit(work, ws, thread) for thread in range(threads)]:
+                future.result(4 * LIMIT)
+        assert adds_up(ws, threads * each, answered=threads * each - len(unanswered), timed_out=len(unanswered))
+    assert 0 < len(unanswered) < threads * each / 20
+
+
+def test_a_reply_that_nobody_can_send_is_not_taken(echo: str) -> None:
+    """A small number in an ordinary message is no tag of ours."""
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        peer.read_frame()
+        for number in range(100):
+            peer.send(text(json.dumps({"id": number})))
+        peer.read_until_close()
+
+    with RawServer(script) as server, Asking(server.url, compression=None) as ws:
+        query = ask(ws, 1)
+        assert [json.loads(ws.recv(LIMIT))["id"] for _ in range(100)] == list(range(100))
+        assert not query.done()
+        query.cancel()
