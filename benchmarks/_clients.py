@@ -147,6 +147,19 @@ class NwebsocketLoop(NwebsocketCallbacks):
     callbacks = "loop"
 
 
+class NwebsocketQueries(Nwebsocket):
+    """Driven from the main thread with query(), which takes the place of send()."""
+
+    def open(self, url: str, kind: str) -> Link:
+        from nwebsocket import QueryMixin
+
+        class Asking(QueryMixin, self.websocket):  # type: ignore[misc, name-defined]
+            """A socket that can query."""
+
+        ws = Asking(url, **self.options(url)).wait_open()
+        return self.link(ws)._replace(send=ws.query)
+
+
 class NwebsocketWithoutNumpy(Nwebsocket):
     """As if NumPy were not installed: `import numpy` fails."""
 

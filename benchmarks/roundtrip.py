@@ -9,6 +9,9 @@ one. The ways to query:
     callbacks    one at a time; onmessage, on the socket's callback thread, sends the next
     loop         the same on the loop thread (callbacks="loop")
     64, 1024     so many in flight from the main thread: send() them all, recv() them all, and again
+    json         main with a JSON object around each text: json.dumps() and json.loads() by hand
+    query        the same with QueryMixin: query() and result()
+    json1024, query1024   so many of these in flight
 
 with messages of 32 B to 1 MiB, text and bytes, plain and TLS. No more than 8 MiB are in flight: of 64 KiB, 64 and 128
 messages; of 1 MiB, 8.
@@ -26,23 +29,27 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from statistics import median, quantiles
+from string import ascii_letters, digits
 from time import perf_counter, process_time
 from typing import Any
 
-from _clients import Nwebsocket, NwebsocketCallbacks, NwebsocketLoop
+from _clients import Nwebsocket, NwebsocketCallbacks, NwebsocketLoop, NwebsocketQueries
 from _jobs import Echo, Link, Message, check_size, message_of
 from _report import Progress, about, load
 from _server import running_server, split_processors, stay_on
 from _worker import WARM_UP
 
 SIZES = {"32B": 32, "1KiB": 2**10, "64KiB": 2**16, "1MiB": 2**20}
-WAYS = ("main", "callbacks", "loop", "64", "1024")
+OBJECT_WAYS = ("json", "query", "json1024", "query1024")
+"""With JSON objects, so for text only."""
+WAYS = ("main", "callbacks", "loop", "64", "1024", *OBJECT_WAYS)
 WORDS = (("plain", "TLS"), ("text", "bytes"), tuple(SIZES), WAYS)
 MOST_IN_FLIGHT = 8 * 2**20
 """Bytes: they all wait in the memory of both processes."""
@@ -71,6 +78,34 @@ class TimedEcho(Echo):
             self.seconds.append(perf_counter() - began)
 
 
+class JsonEcho(TimedEcho):
+    """Each text in a JSON object, made and read by hand."""
+
+    def burst(self) -> None:
+        (send, recv, _), message, size = self.link, self.message, len(self.message)
+        sent = []
+        for number in range(self.in_flight):
+            sent.append(perf_counter())
+            send(json.dumps({"data": message, "id": number}))
+        for began in sent:
+            check_size(json.loads(recv())["data"], size)
+            self.seconds.append(perf_counter() - began)
+
+
+class QueryEcho(TimedEcho):
+    """Each text in a query; the link's send() is query()."""
+
+    def burst(self) -> None:
+        (query, *_), message, size = self.link, self.message, len(self.message)
+        sent = []
+        for _ in range(self.in_flight):
+            began = perf_counter()
+            sent.append((began, query({"data": message})))
+        for began, asked in sent:
+            check_size(asked.result()["data"], size)
+            self.seconds.append(perf_counter() - began)
+
+
 @dataclass
 class Row:
     """A way to query, with what and over what; and what each round of it came to."""
@@ -84,12 +119,13 @@ class Row:
 
     @property
     def in_flight(self) -> int:
-        way = self.words[3]
-        return min(int(way), MOST_IN_FLIGHT // SIZES[self.words[2]]) if way.isdigit() else 1
+        number = self.words[3].lstrip(ascii_letters)
+        return min(int(number), MOST_IN_FLIGHT // SIZES[self.words[2]]) if number else 1
 
     @property
     def how(self) -> str:
-        return f"{self.in_flight:,} in flight" if self.words[3].isdigit() else self.words[3]
+        name = self.words[3].rstrip(digits)
+        return f"{name} {self.in_flight:,} in flight".lstrip() if name != self.words[3] else name
 
     def measure(self, ca: str | None, seconds: float) -> None:
         """Add a round."""
@@ -111,21 +147,26 @@ class Row:
             return NwebsocketCallbacks(ca).echo(self.url, SIZES[size], kind, 1)
         if way == "loop":
             return NwebsocketLoop(ca).echo(self.url, SIZES[size], kind, 1)
-        return TimedEcho(Nwebsocket(ca).open(self.url, kind), message_of(SIZES[size], kind), self.in_flight)
+        message = message_of(SIZES[size], kind)
+        if way.startswith("query"):
+            return QueryEcho(NwebsocketQueries(ca).open(self.url, kind), message, self.in_flight)
+        echo = JsonEcho if way.startswith("json") else TimedEcho
+        return echo(Nwebsocket(ca).open(self.url, kind), message, self.in_flight)
 
     def line(self) -> str:
         over, kind, size, _ = self.words
         figures = [median(column) for column in (self.per_second, self.p50, self.p99, self.cpu)]
-        return f"{self.how:16}{size:>7} {kind:6}{over:6}" + "".join(f"{figure:12,.0f}" for figure in figures)
+        return f"{self.how:24}{size:>7} {kind:6}{over:6}" + "".join(f"{figure:12,.0f}" for figure in figures)
 
 
-HEAD = f"{'':36}{'queries/s':>12}{'p50 us':>12}{'p99 us':>12}{'CPU us':>12}"
+HEAD = f"{'':44}{'queries/s':>12}{'p50 us':>12}{'p99 us':>12}{'CPU us':>12}"
 
 
 def rows_of(urls: Mapping[str, str], only: list[str]) -> list[Row]:
     """All combinations that `only` leaves; each once, though MOST_IN_FLIGHT makes some of them the same."""
     chosen = [[word for word in words if word in only] or words for words in WORDS]
-    rows = [Row(urls[words[0]], words) for words in itertools.product(*chosen) if words[0] in urls]
+    products = [words for words in itertools.product(*chosen) if words[1] == "text" or words[3] not in OBJECT_WAYS]
+    rows = [Row(urls[words[0]], words) for words in products if words[0] in urls]
     return list({(*row.words[:3], row.how): row for row in rows}.values())
 
 

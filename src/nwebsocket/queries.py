@@ -43,7 +43,7 @@ MAX_GIVEN_UP = 65_536
 """Queries without an answer, the last so many, whose replies are known to be late should they still come."""
 
 _encode = json.JSONEncoder(allow_nan=False).encode
-_decode = json.JSONDecoder().decode
+_decode = json.JSONDecoder().raw_decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,11 +389,14 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         On the loop thread, which all sockets share: it must be short. If the answer is an exception, result() raises
         it.
         """
+        if not isinstance(message, str):
+            return None
+        text = message.strip()
         try:
-            answer = _decode(message) if isinstance(message, str) else None
+            answer, end = _decode(text)
         except (ValueError, RecursionError):
             return None
-        tag = answer.get(self.reflect) if isinstance(answer, dict) else None
+        tag = answer.get(self.reflect) if isinstance(answer, dict) and end == len(text) else None
         return (tag, answer) if type(tag) is int else None
 
     @reading
