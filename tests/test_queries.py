@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import concurrent.futures
+import gc
 import json
 import random
 import threading
@@ -11,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import measure
 import pytest
 from peers import LIMIT, Connection, Peer, RawServer, echo_server, text
 
@@ -463,30 +466,45 @@ def shuffle(connection: Connection) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(50 if not measure.FULL else 300)
 def test_many_queries_of_many_threads_find_their_answers() -> None:
-    threads, each, timeout = 8, 2_500, 1.0
+    threads, each, window, timeout = 8, measure.size(1_000, 25_000), 40, 0.3
 
     class Busy(Asking):
         max_queries = 256
 
-    unanswered = []
+    unanswered: list[int] = []
+
+    def check(query: Query, thread: int, number: int) -> None:
+        try:
+            answer = query.result(LIMIT)
+        except QueryTimeout:
+            unanswered.append(query.tag)
+        else:
+            assert (answer["thread"], answer["n"], answer["id"]) == (thread, number, query.tag)
 
     def work(ws: Busy, thread: int) -> None:
-        queries = [ws.query({"thread": thread, "n": n, "flush": n % 50 == 49}, timeout=timeout) for n in range(each)]
-        for n, query in enumerate(queries):
-            try:
-                answer = query.result(LIMIT)
-            except QueryTimeout:
-                unanswered.append(query.tag)
-            else:
-                assert (answer["thread"], answer["n"], answer["id"]) == (thread, n, query.tag)
+        waiting: collections.deque[tuple[Query, int, int]] = collections.deque()
+        for number in range(each):
+            request = {"thread": thread, "n": number, "flush": number % 20 == 19 or number == each - 1}
+            waiting.append((ws.query(request, timeout=timeout), thread, number))
+            if len(waiting) > window:
+                check(*waiting.popleft())
+        for entry in waiting:
+            check(*entry)
 
     with echo_server(handler=shuffle, compression=None) as server, Busy(server.url, compression=None) as ws:
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             for future in [pool.submit(work, ws, thread) for thread in range(threads)]:
-                future.result(4 * LIMIT)
+                future.result(measure.LIMIT)
         assert adds_up(ws, threads * each, answered=threads * each - len(unanswered), timed_out=len(unanswered))
-    assert 0 < len(unanswered) < threads * each / 20
+        queries = ws._nwebsocket.sifter
+        assert len(queries._deadlines) < 2 * 256 + 1024 + threads
+        assert len(queries._given_up) + ws.stats.late_replies == len(unanswered)
+        assert 0 < len(unanswered) < threads * each / 10
+    del queries
+    gc.collect()
+    assert [thing for thing in gc.get_objects() if isinstance(thing, Query)] == []
 
 
 def test_a_reply_that_nobody_can_send_is_not_taken(echo: str) -> None:
