@@ -57,6 +57,18 @@ def test_a_pong_settles_its_ping_and_all_earlier_ones() -> None:
     assert keepalive.latency == 4
 
 
+def test_who_waits_for_a_pong_gets_the_latency() -> None:
+    keepalive = Keepalive(20, 10, now=0)
+    first: list[float] = []
+    second: list[float] = []
+    keepalive.ping(1, first)
+    pong = keepalive.ping(2, second)
+    keepalive.keepalive_ping(3)
+    keepalive.pong(pong, 5)
+    keepalive.pong(pong, 6)
+    assert (first, second) == ([3], [3])
+
+
 def test_an_unsolicited_pong_answers_nothing() -> None:
     keepalive = Keepalive(20, 10, now=0)
     assert keepalive.pong(b"", 1) == []

@@ -18,8 +18,8 @@ class Keepalive:
         self._heard = now
         # When the keepalive ping of this silence was sent; None while none is needed.
         self._pinged: float | None = None
-        # Unanswered pings, oldest first: payload -> when it was sent.
-        self._unanswered: dict[bytes, float] = {}
+        # Unanswered pings, oldest first: payload -> when it was sent, and where its sender waits for the latency.
+        self._unanswered: dict[bytes, tuple[float, list[float]]] = {}
         # While we do not read, silence is our own doing.
         self._paused = False
         self.latency: float | None = None
@@ -38,12 +38,12 @@ class Keepalive:
         self._paused = False
         self.heard(now)
 
-    def ping(self, now: float) -> bytes:
-        """The payload of a new ping."""
+    def ping(self, now: float, waiting: list[float] | None = None) -> bytes:
+        """The payload of a new ping; when it is answered, the latency is appended to `waiting`."""
         payload = secrets.token_bytes(4)
         while payload in self._unanswered:
             payload = secrets.token_bytes(4)
-        self._unanswered[payload] = now
+        self._unanswered[payload] = (now, [] if waiting is None else waiting)
         return payload
 
     def keepalive_ping(self, now: float) -> bytes:
@@ -55,11 +55,11 @@ class Keepalive:
         """The pings that this pong answers, oldest first: its own and all earlier ones; none if it was unsolicited."""
         if payload not in self._unanswered:
             return []
-        self.latency = now - self._unanswered[payload]
+        self.latency = now - self._unanswered[payload][0]
         answered = []
         for earlier in list(self._unanswered):
             answered.append(earlier)
-            del self._unanswered[earlier]
+            self._unanswered.pop(earlier)[1].append(self.latency)
             if earlier == payload:
                 break
         return answered
@@ -70,6 +70,14 @@ class Keepalive:
         if deadline is None or now < deadline:
             return None
         return "ping" if self._pinged is None else "dead"
+
+    @property
+    def silence(self) -> str:
+        """Why the peer is taken for dead, in words."""
+        return (
+            f"nothing was heard from the server for ping_interval={self._interval:g} s, "
+            f"nor an answer to a ping within ping_timeout={self._timeout:g} s"
+        )
 
     def deadline(self) -> float | None:
         """When `due` must be asked again; None: not before something is heard or resumed."""

@@ -96,7 +96,6 @@ class Session:
         self.subprotocol = ""
         self.extensions = ""
         self.keepalive = Keepalive(options.ping_interval, options.ping_timeout, monotonic())
-        self.pings: dict[bytes, list[float]] = {}  # payload -> where ping() waits for the latency
 
         self._on_loop = options.callbacks == "loop"
         self._piece = PIECE_BYTES  # how many bytes are parsed in one go
@@ -236,7 +235,6 @@ class Session:
             listened = listened or self._bridge.somebody_waits()
             self._callbacks.happened(*(("error", "close") if ending.error else ("close",)))
             self._bridge.ended(ending)
-        self.pings.clear()
         if ending.error is not None and not listened and not isinstance(ending.error, Cancelled):
             _loop.current().call_later(LISTENER_PATIENCE, self._warn_if_unheard)
         self._callbacks.ended()
@@ -581,7 +579,7 @@ class Session:
             if now >= self._deadline:
                 await self._closing_timed_out(now)
         elif (due := self.keepalive.due(now)) == "dead":
-            self._error = KeepaliveTimeout(self._silence())
+            self._error = KeepaliveTimeout(self.keepalive.silence)
             await self._give_up()
         elif due == "ping":
             await self._send_ping(self.keepalive.keepalive_ping(now))
@@ -614,19 +612,11 @@ class Session:
             return f"the server took none of the {unsent:,} bytes still to be sent before the Close frame {within}"
         return f"the server did not answer the Close frame {within}"
 
-    def _silence(self) -> str:
-        return (
-            f"nothing was heard from the server for ping_interval={self._options.ping_interval:g} s, "
-            f"nor an answer to a ping within ping_timeout={self._options.ping_timeout:g} s"
-        )
-
     async def ping(self, waiting: list[float]) -> None:
         """Send a ping; the latency is appended to `waiting` when it is answered (command)."""
         if not self._serving:
             return
-        payload = self.keepalive.ping(monotonic())
-        self.pings[payload] = waiting
-        await self._send_ping(payload)
+        await self._send_ping(self.keepalive.ping(monotonic(), waiting))
 
     async def _send_ping(self, payload: bytes) -> None:
         assert self._protocol is not None
@@ -641,11 +631,6 @@ class Session:
     def _pong(self, payload: bytes) -> None:
         answered = self.keepalive.pong(payload, monotonic())
         self._trace("<", f"pong, which answers {len(answered)} of our pings")
-        for earlier in answered:
-            waiting = self.pings.pop(earlier, None)
-            if waiting is not None:
-                assert self.keepalive.latency is not None
-                waiting.append(self.keepalive.latency)
         if answered:
             self._bridge.wake()
 
