@@ -31,7 +31,7 @@ from peers import (
     text,
 )
 
-from nwebsocket import ConnectionClosed, ConnectionLost, WaitTimeout, WebSocket, _session, connect
+from nwebsocket import ConnectionClosed, ConnectionLost, WaitTimeout, WebSocket, _intake, connect
 from nwebsocket._fast_lane import ENABLED
 from nwebsocket._reader import Reader
 from nwebsocket._sweep import AVAILABLE, IDLE, Sweep
@@ -177,12 +177,12 @@ def waits_for_the_socket(reader: Reader) -> None:
 @pytest.mark.usefixtures("long_lease")
 def test_the_loop_sleeps_while_recv_reads(ws: WebSocket, tls: bool) -> None:
     lend(ws)
-    session, before, seen_by_loop = ws._nwebsocket.session, ws.stats, []
-    session._received = seen_by_loop.append
+    intake, before, seen_by_loop = ws._nwebsocket.bridge.intake, ws.stats, []
+    intake._received = seen_by_loop.append
     for number in range(100):
         ws.send(f"echo {number}")
         assert ws.recv(LIMIT) == str(number)
-    del session._received
+    del intake._received
     assert seen_by_loop == []
     after = ws.stats
     assert after.messages_received == before.messages_received + 100
@@ -205,7 +205,7 @@ def test_the_loop_waits_again_for_a_socket_that_is_silent(ws: WebSocket) -> None
 
 
 def test_a_socket_that_is_seldom_read_is_not_lent(ws: WebSocket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_session, "SOON", 0.0)
+    monkeypatch.setattr(_intake, "SOON", 0.0)
     for _ in range(3):
         ws.send("echo a")
         assert ws.recv(LIMIT) == "a"

@@ -46,6 +46,7 @@ def test_only_the_loop_side_knows_curio() -> None:
     assert importers_of("._curio") == {
         "_loop_thread",
         "_session",
+        "_intake",
         "_opening",
         "_reader",
         "_relay",

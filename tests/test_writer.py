@@ -34,7 +34,8 @@ from peers import (
 )
 
 from nwebsocket import ConnectionClosed, WebSocket, _bridge, _fast_lane, _loop, _writer
-from nwebsocket._session import Session
+from nwebsocket._intake import Intake
+from nwebsocket._protocol import Received
 from nwebsocket._transport import Transport
 
 THREADS, EACH = 8, 500
@@ -443,13 +444,13 @@ class Asker(Collector):
 def test_no_pong_follows_a_close_frame(ca: Authority, any_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pong is ready, and waits for the wire, which close() has."""
     asker, answering = Asker(), threading.Event()
-    answer = Session._answer
+    answer = Intake._answer
 
-    def noting(session: Session, data: bytes) -> None:
+    def noting(intake: Intake, received: Received) -> None:
         answering.set()
-        answer(session, data)
+        answer(intake, received)
 
-    monkeypatch.setattr(Session, "_answer", noting)
+    monkeypatch.setattr(Intake, "_answer", noting)
     with RawServer(asker) as server:
         ws = connected(server, ca, False)
         with ws._nwebsocket.session._transport.wire:

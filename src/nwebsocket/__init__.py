@@ -5,7 +5,7 @@
          |                   (UniversalQueue)                 (wsproto)               (TCP, TLS)
          `----messages----> _writer.py --> _framing.py --frames--> _transport.py --> server      (on either thread)
     CALLBACK THREADS
-    _callbacks.py <--events--- _bridge.py <-- _session.py <-- _protocol.py <--bytes-- _transport.py <-- server
+    _callbacks.py <--events--- _bridge.py <-- _intake.py <--- _protocol.py <--bytes-- _transport.py <-- server
          ^                                                    (_fast_lane.py)
          `----messages----- _bridge.py <-- _reader.py <----------------------------- _transport.py <-- server
     USER THREADS in recv()

@@ -106,9 +106,14 @@ class LoopSide(Protocol):
 
     async def run(self) -> None: ...
     async def flush(self) -> None: ...
+    async def start_closing(self) -> None: ...
+
+
+class IntakeSide(Protocol):
+    """What the bridge asks of the session's intake, on the loop thread."""
+
     async def resume_reading(self) -> None: ...
     async def read_again(self) -> None: ...
-    async def start_closing(self) -> None: ...
 
 
 class Bridge:
@@ -133,6 +138,8 @@ class Bridge:
         self.loop_ident = self._loop.ident
         # Set once, before the connection starts.
         self.session: LoopSide
+        # Set when the connection opens.
+        self.intake: IntakeSide
         # None before the connection is open.
         self.writer: WritingSide | None = None
         # None before the socket was first lent to recv().
@@ -144,7 +151,7 @@ class Bridge:
         self.outgoing: list[Message] = []
         # A flush command is on its way to the loop: it will see whatever is appended until it begins.
         self.flush_posted = False
-        # The session is calling handlers on the loop thread and writes afterwards; loop thread.
+        # The intake is calling handlers on the loop thread, and what they send is written afterwards; loop thread.
         self.flushes_later = False
         # Payload bytes and messages accepted in all; an interrupted send() may leave them too low, until all is framed.
         self.accepted_bytes = self.accepted_messages = 0
@@ -163,7 +170,7 @@ class Bridge:
         # Bytes of memory that have come since the inbox was empty, or was last measured; loop thread.
         self._inbox_bytes = 0
         self._max_queue = options.max_queue
-        # The session has stopped reading and wants resume_reading() when there is room.
+        # The intake has stopped reading and wants resume_reading() when there is room.
         self.reading_stopped = False
         self.messages_received = 0  # whoever reads
 
@@ -199,7 +206,7 @@ class Bridge:
     def send(self, message: Message) -> None:
         """Accept one message for sending; wait while the peer leaves more than `write_limit` bytes untaken.
 
-        Raises InvalidStateError, ConnectionClosed. The loop thread never waits: there the session stops reading.
+        Raises InvalidStateError, ConnectionClosed. The loop thread never waits: there the intake stops reading.
         """
         try:
             if not self.outgoing and self._send_through(message):
@@ -395,12 +402,12 @@ class Bridge:
 
     def _taken_error(self) -> RuntimeError:
         if self.inbox:
-            self.post(self.session.read_again)  # a handler was set while we read: it has not heard of this
+            self.post(self.intake.read_again)  # a handler was set while we read: it has not heard of this
         return RuntimeError("recv() has nothing to give: this socket's messages go to its message handler")
 
     def _want_socket_back(self) -> None:
         if self.reader is not None and self.reader.lent:
-            self.post(self.session.read_again)
+            self.post(self.intake.read_again)
 
     def take_message(self) -> str | bytes:
         """The next message, which must be there. By recv() with the lock held, or by the callbacks: never by both."""
@@ -414,7 +421,7 @@ class Bridge:
             return
         try:
             self.reading_stopped = False
-            self.post(self.session.resume_reading)
+            self.post(self.intake.resume_reading)
         except BaseException:
             self.reading_stopped = True  # the next one who looks posts again: rule 2
             raise
@@ -540,7 +547,7 @@ class Bridge:
         return True
 
     def stop_reading_if_full(self) -> bool:
-        """Whether the inbox is full; if so, the session will hear resume_reading()."""
+        """Whether the inbox is full; if so, the intake will hear resume_reading()."""
         if self._inbox_bytes < INBOX_BYTES and len(self.inbox) < self._max_queue:
             return False
         if self._has_space():

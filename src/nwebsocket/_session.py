@@ -1,8 +1,8 @@
 """One connection's life in the loop: open, read, answer, close; `run()` is the one place that ends it.
 
     run() ── Opening.run() ── transport, protocol      (with a deadline; cancelled by close())
-       └──── _read_loop()     socket -> protocol -> bridge.deliver(); waits while the inbox is full
-             _write()         what user threads have not written themselves; a task waits while the socket is full
+       └──── Intake.run()     socket -> protocol -> bridge.deliver(); waits while the inbox is full
+             write()          what user threads have not written themselves; a task waits while the socket is full
              _tick()          a timer: pings, the deadlines of closing, and a close() that has told nobody
 
 Everything here runs on the loop thread; user threads reach it through the bridge's commands. An idle connection is one
@@ -15,51 +15,26 @@ import ssl
 from time import monotonic
 
 from . import _loop
-from ._bridge import Bridge, Ending, ReadyState, Sifter, describe
+from ._bridge import Bridge, Ending, describe
 from ._callbacks import Callbacks
-from ._curio import (
-    CancelledError,
-    Event,
-    Task,
-    TaskTimeout,
-    before,
-    current_task,
-    disable_cancellation,
-    sleep,
-    spawn,
-)
+from ._curio import CancelledError, Task, TaskTimeout, before, current_task, disable_cancellation, spawn
+from ._intake import Intake
 from ._keepalive import Keepalive
 from ._log import log
 from ._loop_thread import Timer
 from ._opening import Opening
 from ._options import Options
-from ._protocol import PeerClose, Protocol, Received
-from ._reader import MAX_FRAME, Reader
+from ._protocol import PeerClose, Protocol
 from ._response import Response
-from ._sweep import AVAILABLE
 from ._tcp import Attempt
 from ._tls import in_words
 from ._transport import Transport
 from ._url import URL
 from ._writer import Writer
-from .exceptions import (
-    Cancelled,
-    ConnectionLost,
-    KeepaliveTimeout,
-    Side,
-    WebSocketError,
-)
+from .exceptions import Cancelled, ConnectionLost, KeepaliveTimeout, ProtocolError, Side, WebSocketError
 
 LINGER = 1.0
 """Seconds to wait for the server to end the TCP connection once the Close frames are exchanged (RFC 6455 7.1.1)."""
-
-PIECE_BYTES = 4 * 1024
-MAX_PIECE_BYTES = 256 * 1024
-PIECE_MESSAGES = 256
-"""What is parsed in one go: at least so many bytes, and more as long as they hold fewer messages than that."""
-
-SOON = 1.0
-"""Seconds between two reads within which it pays to let recv() do the next one itself."""
 
 LISTENER_PATIENCE = 0.25
 """Seconds for a handler to be set, or the error to be raised to somebody, before a failure is logged."""
@@ -80,33 +55,26 @@ class Session:
         self._bridge = bridge
         self._callbacks = callbacks
         self._url = url
-        self._where = url.shown  # for errors
+        self.where = url.shown  # for errors
         self._protocols = protocols
         self._options = options
         self._begun = begun
         self._trace = bridge.trace
         self._transport: Transport | None = None
         self._protocol: Protocol | None = None
-        self._writer: Writer | None = None
-        self._task: Task | None = None  # the one that is in run()
+        # Set with these two, when the connection opens.
+        self._writer: Writer
+        self._intake: Intake
+
+        self._task: Task  # the one that is in run()
         self._opening = False  # it is inside Opening.run()
-        self._serving = False  # ... or in _read_loop()
+        self._serving = False  # ... or inside Intake.run()
         # What user threads may read.
         self.response: Response | None = None
         self.subprotocol = ""
         self.extensions = ""
         self.keepalive = Keepalive(options.ping_interval, options.ping_timeout, monotonic())
 
-        self._on_loop = options.callbacks == "loop"
-        self._piece = PIECE_BYTES  # how many bytes are parsed in one go
-
-        self._reader: Reader | None = None
-        self._lendable = False  # the socket may be lent to recv() at all
-        self._may_lend = False  # ... and recv() has waited for what has just come
-        self._heard = 0.0  # when something came last; monotonic clock
-        self._soon = False  # that was soon after what came before
-        self._room: Event | None = None  # while the reader waits for room in the inbox
-        self._full_inbox_told = False
         self._write_task: Task | None = None  # waits until the socket takes more
         self._waits_to_write = False
         self._write_failed = False
@@ -117,8 +85,8 @@ class Session:
         self._peer_close: PeerClose | None = None
         self._error: WebSocketError | None = None
         # Nothing more is expected of the peer but the end of the stream; what still comes is thrown away.
-        self._draining = False
-        self._shut_down = False
+        self.draining = False
+        self._shut_down = False  # we have said that nothing more will be sent
 
     # ---- any thread
 
@@ -175,7 +143,7 @@ class Session:
         finally:
             self._opening = False
             self._begun = None
-            self._where = opening.where
+            self.where = opening.where
             opening.abandon()
         if not self._bridge_opened():
             raise Cancelled("close() was called before the connection was open")
@@ -185,10 +153,10 @@ class Session:
         assert self._protocol is not None
         assert self._transport is not None
         self._writer = self._bridge.writer = Writer(self._bridge, self._protocol, self._transport)
+        self._intake = self._bridge.intake = Intake(
+            self, self._bridge, self._callbacks, self._options, self._transport, self._protocol, self._writer
+        )
         self.response = self._protocol.response
-        self._lendable = AVAILABLE and self._writer.any_thread and self._protocol.lane is not None
-        # What recv() read itself would be neither told nor sifted.
-        self._lendable = self._lendable and not self._trace.on and self._bridge.sifter is None
         self.subprotocol = self._protocol.subprotocol
         self.extensions = self._protocol.extensions
         self._trace("=", f"open, extensions: {self.extensions or 'none'}")
@@ -207,13 +175,19 @@ class Session:
         self._serving = True
         assert self._transport is not None
         self._transport.on_unsent = lambda: self._bridge.post(self.flush)
-        if self._on_loop:
-            await self._transport.linger()
         try:
-            await self._arm()
-            await self._read_loop()
+            await self.arm()
+            await self._intake.run()
+        except OSError as error:
+            self._lost(error)
         finally:
             self._serving = False
+
+    def _lost(self, error: OSError) -> None:
+        if self._error is None and self._peer_close is None:
+            kind = "TLS failed" if isinstance(error, ssl.SSLError) else "the connection was lost"
+            self._error = ConnectionLost(f"{kind}: {in_words(error)}", closed_first=self._closed_first)
+            self._error.__cause__ = error
 
     async def _end(self) -> None:
         if self._timer is not None:
@@ -229,7 +203,7 @@ class Session:
         self._protocol = None  # and with it the buffers of compression
         unsent = self._bridge.buffered
         if unsent and ending.code != 1006:
-            log.warning("%s: closed (%s) before %d bytes could be sent", self._where, describe(ending), unsent)
+            log.warning("%s: closed (%s) before %d bytes could be sent", self.where, describe(ending), unsent)
         with self._bridge.lock:
             listened = self._callbacks.has_handler("error") or self._callbacks.has_handler("close")
             listened = listened or self._bridge.somebody_waits()
@@ -247,7 +221,7 @@ class Session:
     @property
     def _closed_first(self) -> Side | None:
         """Who sent the first Close frame."""
-        if (self._writer is not None and self._writer.closed) or (self._protocol is not None and self._protocol.failed):
+        if self._protocol is not None and (self._writer.closed or self._protocol.failed):
             return "client"
         return None if self._peer_close is None else "server"
 
@@ -257,7 +231,7 @@ class Session:
                 "the server ended the connection without a Close frame", closed_first=self._closed_first
             )
         if self._error is not None:
-            self._error.args = (f"{self._where}: {self._error}",)
+            self._error.args = (f"{self.where}: {self._error}",)
             return Ending(1006, "", False, self._closed_first, self._error)
         assert self._peer_close is not None
         clean = self._protocol is not None and self._protocol.close_sent
@@ -265,224 +239,27 @@ class Session:
 
     async def _close_transport(self) -> None:
         assert self._transport is not None
-        if self._writer is not None:
-            self._writer.close()
+        self._writer.close()
         if self._shut_down:
             await self._transport.close()
         else:
             await self._transport.abort()
 
-    # ---- reading
-
-    async def _read_loop(self) -> None:
-        transport, bridge, writer = self._transport, self._bridge, self._writer
-        assert transport is not None
-        assert writer is not None
-        receive = transport.receive
-        data = b""  # frames may have come with the handshake
-        while True:
-            if len(data) > self._piece:
-                data = await self._received_but_last_piece(data)
-            more = self._received(data)
-            if more is not None:
-                await self._see_to(more)
-            if (bridge.inbox or bridge.outgoing or writer.stuck) and self._has_no_room():
-                await self._wait_for_room()
-            try:
-                data = (await self._lend() if self._may_lend else b"") or await receive()
-            except OSError as error:
-                self._lost(error)
-                return
-            if not data:
-                return
-            now = monotonic()
-            self._soon = now - self._heard < SOON
-            self._heard = now
-            self.keepalive.heard(now)
-
-    async def _lend(self) -> bytes:
-        """Let recv() read the socket itself; return what it has left, if anything."""
-        self._may_lend = False
-        if self._bridge.state is not ReadyState.OPEN or self._callbacks.hears_messages():
-            return b""
-        if self._reader is None:
-            assert self._transport is not None
-            assert self._protocol is not None
-            assert self._protocol.lane is not None
-            lane, heard = self._protocol.lane, self.keepalive.heard
-            self._reader = self._bridge.reader = Reader(self._bridge, self._transport, lane, heard)
-        return await self._reader.lend()
-
-    async def _received_but_last_piece(self, data: bytes) -> bytes:
-        """What one read brought may be a hundred thousand messages: between pieces, the bound of the inbox counts,
-        and the other connections get their turn.
-        """
-        start = 0
-        while len(data) - start > self._piece:
-            end = start + self._piece
-            more = self._received(data[start:end])
-            if more is not None:
-                await self._see_to(more)
-            start = end
-            if self._has_no_room():
-                await self._wait_for_room()
-            await sleep(0)
-        return data[start:]
-
-    def _choose_piece(self, messages: int) -> None:
-        """As large as may be for few large messages, small for many small ones."""
-        if messages > PIECE_MESSAGES:
-            self._piece = max(PIECE_BYTES, self._piece // 2)
-        elif messages <= PIECE_MESSAGES // 8 and self._piece < MAX_PIECE_BYTES:
-            self._piece *= 2
-
-    def _received(self, data: bytes) -> Received | None:
-        """Deliver the messages in `data`; return what has come if there is more to be seen to."""
-        if self._draining:
-            return None
-        assert self._protocol is not None
-        received = self._protocol.receive(data)
-        messages = received.messages
-        if self._trace.on:
-            for message in messages:
-                kind = "characters of text" if isinstance(message, str) else "binary bytes"
-                self._trace("<", f"a message of {len(message):,} {kind}")
-        if len(messages) > PIECE_MESSAGES or self._piece < MAX_PIECE_BYTES:
-            self._choose_piece(len(messages))
-        if self._bridge.sifter is not None and messages:
-            messages = self._sifted(messages, self._bridge.sifter)
-        if messages and self._on_loop:
-            self._deliver_on_loop(messages)
-            if self._bridge.outgoing:
-                return received
-        elif messages:
-            self._deliver(messages)
-            if self._callbacks.hears_messages():
-                self._callbacks.notify()
-        if received.answer or received.pongs or received.close is not None or received.failure is not None:
-            return received
-        return None
-
-    def _sifted(self, messages: list[str | bytes], sifter: Sifter) -> list[str | bytes]:
-        """What the sifter leaves of the messages."""
-        left = sifter.sift(messages)
-        self._bridge.messages_received += len(messages) - len(left)
-        return left
-
-    def _deliver_on_loop(self, messages: list[str | bytes]) -> None:
-        """Have the handlers run here and now; what they send without a pause is written after that."""
-        bridge = self._bridge
-        bridge.flushes_later = True
-        if not bridge.inbox:
-            bridge.messages_received += len(messages)
-            messages = self._callbacks.run_at_once(messages)
-            bridge.messages_received -= len(messages)
-        if messages:
-            self._deliver(messages)
-            self._callbacks.notify()
-        bridge.flushes_later = False
-
-    def _deliver(self, messages: list[str | bytes]) -> None:
-        if self._bridge.deliver(messages):
-            self._may_lend = self._lendable and self._soon and len(messages[-1]) < MAX_FRAME
-
-    async def _see_to(self, received: Received) -> None:
-        """Pongs, a close, a failure, what must be answered, and what handlers on the loop have sent."""
-        assert self._transport is not None
-        for payload in received.pongs:
-            self._pong(payload)
-        if received.answer:
-            self._answer(received)
-        if received.close is not None:
-            self._trace("<", f"Close frame, code {received.close.code}, reason {received.close.reason!r}")
-            self._peer_close = received.close
-            self._bridge.closing_by_server()
-        if received.failure is not None:
-            self._trace("!", f"{received.failure}; told the server so with code {received.failure.sent_code}")
-            self._error = received.failure
-        if received.close is not None or received.failure is not None:
-            await self._drain()
-        else:
-            await self._write()
-
-    def _answer(self, received: Received) -> None:
-        """Queue a Pong, a Close frame or both, unless close() has just sent a Close frame: nothing may follow that.
-
-        To a server that does not read, only the last Pong is kept (RFC 6455 section 5.5.3).
-        """
-        writer, transport = self._writer, self._transport
-        assert writer is not None
-        assert transport is not None
-        with transport.wire:
-            if writer.closed:
-                return
-            if received.close is None and received.failure is None:
-                transport.send_latest(received.answer)
-            else:
-                transport.send(received.answer)
-        self._trace(">", f"an answer to a ping or a Close frame, {len(received.answer)} bytes")
-
-    async def _drain(self) -> None:
-        """Nothing is left to hear, and only our Close frame to say: then the server should end the connection."""
-        self._draining = True
-        self._deadline = monotonic() + self._options.close_timeout
-        await self._write()
-        await self._arm()
-
-    async def _wait_for_room(self) -> None:
-        """Back-pressure: while the inbox is full, the peer feels it; its silence is then our own doing."""
-        while self._has_no_room():
-            self.keepalive.pause()
-            self._warn_once_about_full_inbox()
-            self._trace("%", f"reading stops: {self._bridge.inbox_length} messages wait to be consumed")
-            self._room = Event()
-            await self._room.wait()
-            self._room = None
-            self._trace("%", "reading goes on")
-            self.keepalive.resume(monotonic())
-            await self._arm()
-
-    def _has_no_room(self) -> bool:
-        """Whether the inbox is full, or callbacks on the loop, which may not wait, have sent too much."""
-        if self._draining:
-            return False
-        if self._on_loop and self._bridge.over_write_limit() and not self._write_failed:
-            return True
-        return self._bridge.stop_reading_if_full()
-
-    def _warn_once_about_full_inbox(self) -> None:
-        if self._full_inbox_told or not self._bridge.reading_stopped:
-            return
-        self._full_inbox_told = True
-        log.warning(
-            "%s: %d messages wait to be consumed (max_queue=%d, or 64 MiB): reading stops until there is room",
-            self._where,
-            self._bridge.inbox_length,
-            self._options.max_queue,
-        )
-
-    def _lost(self, error: OSError) -> None:
-        if self._error is None and self._peer_close is None:
-            kind = "TLS failed" if isinstance(error, ssl.SSLError) else "the connection was lost"
-            self._error = ConnectionLost(f"{kind}: {in_words(error)}", closed_first=self._closed_first)
-            self._error.__cause__ = error
-
     # ---- writing
 
     async def flush(self) -> None:
         """A user thread has accepted messages, or has left some to us (command)."""
-        bridge, writer = self._bridge, self._writer
+        bridge = self._bridge
         bridge.flush_posted = False
         if self._serving:
-            assert writer is not None
+            writer = self._writer
             if bridge.outgoing or bridge.taken or not writer.idle:
-                await self._write()
+                await self.write()
             writer.count_again()
 
-    async def _write(self) -> None:
+    async def write(self) -> None:
         """Write what waits, and see to what is left."""
         writer, transport = self._writer, self._transport
-        assert writer is not None
         assert transport is not None
         if self._waits_to_write:
             return
@@ -496,8 +273,45 @@ class Session:
             await self._writing_failed()
         elif not done:
             await self._wait_to_write()
-        elif self._room is not None and self._on_loop:
-            await self._room.set()
+        elif self._intake.waits_for_room and self._options.callbacks == "loop":
+            await self._intake.resume_reading()
+
+    async def _wait_to_write(self) -> None:
+        self._waits_to_write = True
+        if self._write_task is None:
+            self._write_task = await spawn(self._write_later, daemon=True)
+
+    async def _write_later(self) -> None:
+        """Write when the socket takes more; also when it does already, but it is the other connections' turn."""
+        assert self._transport is not None
+        while self._waits_to_write:
+            await self._transport.wait_writable()
+            self._writer.stuck = self._waits_to_write = False
+            await self.write()
+        self._write_task = None
+
+    # ---- closing
+
+    async def start_closing(self) -> None:
+        """close() was called (command)."""
+        if self._opening:
+            await self._task.cancel(blocking=False)
+        elif self._serving:
+            if self._deadline is None:
+                self._deadline = monotonic() + self._options.close_timeout
+            await self._intake.resume_reading()
+            await self._intake.read_again()
+            await self.write()
+            await self.arm()
+
+    async def drain(self, close: PeerClose | None, failure: ProtocolError | None) -> None:
+        """Nothing is left to hear, and only our Close frame to say: then the server should end the connection."""
+        self._peer_close = close
+        self._error = failure or self._error
+        self.draining = True
+        self._deadline = monotonic() + self._options.close_timeout
+        await self.write()
+        await self.arm()
 
     def _say_goodbye(self) -> bool:
         """All messages are out. If that was to be all: queue the Close frame, or half-close the stream after it.
@@ -507,7 +321,6 @@ class Session:
         protocol, transport, request = self._protocol, self._transport, self._bridge.close_request
         assert protocol is not None
         assert transport is not None
-        assert self._writer is not None
         with transport.wire:
             if protocol.can_send:
                 if request is None or self._bridge.has_outgoing():
@@ -515,7 +328,7 @@ class Session:
                 transport.send(protocol.close(*request))
                 self._writer.closed = True
                 return True
-            if self._draining and not self._shut_down:
+            if self.draining and not self._shut_down:
                 self._shut_down = True
                 transport.shutdown()
                 self._deadline = monotonic() + LINGER
@@ -524,33 +337,43 @@ class Session:
     async def _closing_goes_on(self, *, progress: bool) -> None:
         if progress and not self._shut_down:
             self._deadline = monotonic() + self._options.close_timeout
-        await self._arm()
+        await self.arm()
 
     async def _writing_failed(self) -> None:
         """What the server has sent before may still be there to read, its Close frame above all."""
         if not self._write_failed:
             self._write_failed = True
             self._deadline = monotonic() + LINGER
-            await self._arm()
+            await self.arm()
 
-    async def _wait_to_write(self) -> None:
-        self._waits_to_write = True
-        if self._write_task is None:
-            self._write_task = await spawn(self._write_later, daemon=True)
+    async def _closing_timed_out(self, now: float) -> None:
+        if self._write_failed and self._intake.waits_for_room:
+            # What the server sent before it vanished still waits behind a full inbox.
+            self._deadline = now + LINGER
+            return
+        writer = self._writer
+        if self._write_failed and not self.draining:
+            assert writer.error is not None
+            self._lost(writer.error)
+        elif not self.draining:
+            self._error = ConnectionLost(self._unanswered(), closed_first="client")
+        await self._give_up()
 
-    async def _write_later(self) -> None:
-        """Write when the socket takes more; also when it does already, but it is the other connections' turn."""
-        assert self._writer is not None
-        assert self._transport is not None
-        while self._waits_to_write:
-            await self._transport.wait_writable()
-            self._writer.stuck = self._waits_to_write = False
-            await self._write()
-        self._write_task = None
+    async def _give_up(self) -> None:
+        """Have run() go to the end."""
+        self._given_up = True
+        self._deadline = None
+        await self._task.cancel(blocking=False)
+
+    def _unanswered(self) -> str:
+        within = f"within close_timeout={self._options.close_timeout:g} s"
+        if unsent := self._bridge.buffered:
+            return f"the server took none of the {unsent:,} bytes still to be sent before the Close frame {within}"
+        return f"the server did not answer the Close frame {within}"
 
     # ---- time
 
-    async def _arm(self) -> None:
+    async def arm(self) -> None:
         """Have _tick() called when the next deadline has come, or before."""
         due = self._deadline if self._deadline is not None else self._next_look()
         if due is None or self._given_up or (self._timer is not None and self._timer.when <= due):
@@ -583,34 +406,7 @@ class Session:
             await self._give_up()
         elif due == "ping":
             await self._send_ping(self.keepalive.keepalive_ping(now))
-        await self._arm()
-
-    async def _closing_timed_out(self, now: float) -> None:
-        if self._write_failed and self._room is not None:
-            # What the server sent before it vanished still waits behind a full inbox.
-            self._deadline = now + LINGER
-            return
-        writer = self._writer
-        assert writer is not None
-        if self._write_failed and not self._draining:
-            assert writer.error is not None
-            self._lost(writer.error)
-        elif not self._draining:
-            self._error = ConnectionLost(self._unanswered(), closed_first="client")
-        await self._give_up()
-
-    async def _give_up(self) -> None:
-        """Have run() go to the end."""
-        assert self._task is not None
-        self._given_up = True
-        self._deadline = None
-        await self._task.cancel(blocking=False)
-
-    def _unanswered(self) -> str:
-        within = f"within close_timeout={self._options.close_timeout:g} s"
-        if unsent := self._bridge.buffered:
-            return f"the server took none of the {unsent:,} bytes still to be sent before the Close frame {within}"
-        return f"the server did not answer the Close frame {within}"
+        await self.arm()
 
     async def ping(self, waiting: list[float]) -> None:
         """Send a ping; the latency is appended to `waiting` when it is answered (command)."""
@@ -626,36 +422,4 @@ class Session:
                 return
             self._transport.send(self._protocol.ping(payload))
         self._trace(">", "ping")
-        await self._write()
-
-    def _pong(self, payload: bytes) -> None:
-        answered = self.keepalive.pong(payload, monotonic())
-        self._trace("<", f"pong, which answers {len(answered)} of our pings")
-        if answered:
-            self._bridge.wake()
-
-    # ---- commands
-
-    async def start_closing(self) -> None:
-        """close() was called (command)."""
-        if self._opening:
-            assert self._task is not None
-            await self._task.cancel(blocking=False)
-        elif self._serving:
-            if self._deadline is None:
-                self._deadline = monotonic() + self._options.close_timeout
-            await self.resume_reading()
-            await self.read_again()
-            await self._write()
-            await self._arm()
-
-    async def resume_reading(self) -> None:
-        """The inbox has room again (command)."""
-        if self._room is not None:
-            await self._room.set()
-
-    async def read_again(self) -> None:
-        """Somebody waits for what recv() does not read, or a handler was set (command)."""
-        if self._reader is not None:
-            await self._reader.want_back()
-        self._callbacks.notify()
+        await self.write()

@@ -1,0 +1,281 @@
+"""What comes in on one open connection: it is read, parsed and handed over, and not read while there is no room.
+
+    transport.receive() ──bytes, piece by piece──> protocol.receive() ──> messages ──> bridge.deliver(): the inbox,
+         ^       ^                                      │                      or callbacks.run_at_once()
+         │       │                                      ├──> pongs ──────────> keepalive
+         │       │                                      ├──> an answer ──────> transport, session.write()
+         │       │                                      └──> close, failure ─> session.drain()
+         │   reader.lend(): meanwhile recv() reads by itself; what it cannot parse comes back and goes the same way
+    _wait_for_room(): back-pressure, while the inbox is full, or callbacks on the loop have sent too much
+
+Everything here runs on the loop thread: run() in the session's task, and the two commands, which have it go on.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Protocol as Interface
+
+from ._bridge import Bridge, ReadyState, Sifter
+from ._callbacks import Callbacks
+from ._curio import Event, sleep
+from ._keepalive import Keepalive
+from ._log import log
+from ._options import Options
+from ._protocol import PeerClose, Protocol, Received
+from ._reader import MAX_FRAME, Reader
+from ._sweep import AVAILABLE
+from ._transport import Transport
+from ._writer import Writer
+from .exceptions import ProtocolError
+
+PIECE_BYTES = 4 * 1024
+MAX_PIECE_BYTES = 256 * 1024
+PIECE_MESSAGES = 256
+"""What is parsed in one go: at least so many bytes, and more as long as they hold fewer messages than that."""
+
+SOON = 1.0
+"""Seconds between two reads within which it pays to let recv() do the next one itself."""
+
+
+class SessionSide(Interface):
+    """What the intake asks of the session."""
+
+    where: str
+    keepalive: Keepalive
+    draining: bool
+
+    async def write(self) -> None: ...
+    async def drain(self, close: PeerClose | None, failure: ProtocolError | None) -> None: ...
+    async def arm(self) -> None: ...
+
+
+class Intake:
+    """The reading half of one open connection."""
+
+    def __init__(
+        self,
+        session: SessionSide,
+        bridge: Bridge,
+        callbacks: Callbacks,
+        options: Options,
+        transport: Transport,
+        protocol: Protocol,
+        writer: Writer,
+    ) -> None:
+        self._session = session
+        self._bridge = bridge
+        self._callbacks = callbacks
+        self._options = options
+        self._transport = transport
+        self._protocol = protocol
+        self._writer = writer
+        self._keepalive = session.keepalive
+        self._trace = bridge.trace
+        self._on_loop = options.callbacks == "loop"
+        self._piece = PIECE_BYTES  # how many bytes are parsed in one go
+        self._heard = 0.0  # when something came last; monotonic clock
+        self._soon = False  # that was soon after what came before
+        # The socket may be lent to recv() at all; what that read itself would be neither told nor sifted.
+        self._lendable = AVAILABLE and writer.any_thread and protocol.lane is not None
+        self._lendable = self._lendable and not bridge.trace.on and bridge.sifter is None
+        self._may_lend = False  # ... and recv() has waited for what has just come
+        self._reader: Reader | None = None  # None before the socket was first lent
+        self._room: Event | None = None  # while reading waits for room
+        self._full_inbox_told = False
+
+    async def run(self) -> None:
+        """Read to the end of the stream. Raises OSError, as reading does."""
+        bridge, writer, receive = self._bridge, self._writer, self._transport.receive
+        if self._on_loop:
+            await self._transport.linger()
+        data = b""  # frames may have come with the handshake
+        while True:
+            if len(data) > self._piece:
+                data = await self._received_but_last_piece(data)
+            more = self._received(data)
+            if more is not None:
+                await self._see_to(more)
+            if (bridge.inbox or bridge.outgoing or writer.stuck) and self._has_no_room():
+                await self._wait_for_room()
+            data = (await self._lend() if self._may_lend else b"") or await receive()
+            if not data:
+                return
+            now = monotonic()
+            self._soon = now - self._heard < SOON
+            self._heard = now
+            self._keepalive.heard(now)
+
+    async def _lend(self) -> bytes:
+        """Let recv() read the socket itself; return what it has left, if anything."""
+        self._may_lend = False
+        if self._bridge.state is not ReadyState.OPEN or self._callbacks.hears_messages():
+            return b""
+        if self._reader is None:
+            lane, heard = self._protocol.lane, self._keepalive.heard
+            assert lane is not None
+            self._reader = self._bridge.reader = Reader(self._bridge, self._transport, lane, heard)
+        return await self._reader.lend()
+
+    # ---- what has come
+
+    async def _received_but_last_piece(self, data: bytes) -> bytes:
+        """What one read brought may be a hundred thousand messages: between pieces, the bound of the inbox counts,
+        and the other connections get their turn.
+        """
+        start = 0
+        while len(data) - start > self._piece:
+            end = start + self._piece
+            more = self._received(data[start:end])
+            if more is not None:
+                await self._see_to(more)
+            start = end
+            if self._has_no_room():
+                await self._wait_for_room()
+            await sleep(0)
+        return data[start:]
+
+    def _choose_piece(self, messages: int) -> None:
+        """As large as may be for few large messages, small for many small ones."""
+        if messages > PIECE_MESSAGES:
+            self._piece = max(PIECE_BYTES, self._piece // 2)
+        elif messages <= PIECE_MESSAGES // 8 and self._piece < MAX_PIECE_BYTES:
+            self._piece *= 2
+
+    def _received(self, data: bytes) -> Received | None:
+        """Deliver the messages in `data`; return what has come if there is more to be seen to."""
+        if self._session.draining:
+            return None
+        received = self._protocol.receive(data)
+        messages = received.messages
+        if self._trace.on:
+            for message in messages:
+                kind = "characters of text" if isinstance(message, str) else "binary bytes"
+                self._trace("<", f"a message of {len(message):,} {kind}")
+        if len(messages) > PIECE_MESSAGES or self._piece < MAX_PIECE_BYTES:
+            self._choose_piece(len(messages))
+        if self._bridge.sifter is not None and messages:
+            messages = self._sifted(messages, self._bridge.sifter)
+        if messages and self._on_loop:
+            self._deliver_on_loop(messages)
+            if self._bridge.outgoing:
+                return received
+        elif messages:
+            self._deliver(messages)
+            if self._callbacks.hears_messages():
+                self._callbacks.notify()
+        if received.answer or received.pongs or received.close is not None or received.failure is not None:
+            return received
+        return None
+
+    def _sifted(self, messages: list[str | bytes], sifter: Sifter) -> list[str | bytes]:
+        """What the sifter leaves of the messages."""
+        left = sifter.sift(messages)
+        self._bridge.messages_received += len(messages) - len(left)
+        return left
+
+    def _deliver_on_loop(self, messages: list[str | bytes]) -> None:
+        """Have the handlers run here and now; what they send without a pause is written after that."""
+        bridge = self._bridge
+        bridge.flushes_later = True
+        if not bridge.inbox:
+            bridge.messages_received += len(messages)
+            messages = self._callbacks.run_at_once(messages)
+            bridge.messages_received -= len(messages)
+        if messages:
+            self._deliver(messages)
+            self._callbacks.notify()
+        bridge.flushes_later = False
+
+    def _deliver(self, messages: list[str | bytes]) -> None:
+        if self._bridge.deliver(messages):
+            self._may_lend = self._lendable and self._soon and len(messages[-1]) < MAX_FRAME
+
+    async def _see_to(self, received: Received) -> None:
+        """Pongs, a close, a failure, what must be answered, and what handlers on the loop have sent."""
+        for payload in received.pongs:
+            self._pong(payload)
+        if received.answer:
+            self._answer(received)
+        if received.close is not None:
+            self._trace("<", f"Close frame, code {received.close.code}, reason {received.close.reason!r}")
+            self._bridge.closing_by_server()
+        if received.failure is not None:
+            self._trace("!", f"{received.failure}; told the server so with code {received.failure.sent_code}")
+        if received.close is not None or received.failure is not None:
+            await self._session.drain(received.close, received.failure)
+        else:
+            await self._session.write()
+
+    def _pong(self, payload: bytes) -> None:
+        answered = self._keepalive.pong(payload, monotonic())
+        self._trace("<", f"pong, which answers {len(answered)} of our pings")
+        if answered:
+            self._bridge.wake()
+
+    def _answer(self, received: Received) -> None:
+        """Queue a Pong, a Close frame or both, unless close() has just sent a Close frame: nothing may follow that.
+
+        To a server that does not read, only the last Pong is kept (RFC 6455 section 5.5.3).
+        """
+        transport = self._transport
+        with transport.wire:
+            if self._writer.closed:
+                return
+            if received.close is None and received.failure is None:
+                transport.send_latest(received.answer)
+            else:
+                transport.send(received.answer)
+        self._trace(">", f"an answer to a ping or a Close frame, {len(received.answer)} bytes")
+
+    # ---- back-pressure
+
+    async def _wait_for_room(self) -> None:
+        """Back-pressure: while the inbox is full, the peer feels it; its silence is then our own doing."""
+        while self._has_no_room():
+            self._keepalive.pause()
+            self._warn_once_about_full_inbox()
+            self._trace("%", f"reading stops: {self._bridge.inbox_length} messages wait to be consumed")
+            self._room = Event()
+            await self._room.wait()
+            self._room = None
+            self._trace("%", "reading goes on")
+            self._keepalive.resume(monotonic())
+            await self._session.arm()
+
+    def _has_no_room(self) -> bool:
+        """Whether the inbox is full, or callbacks on the loop, which may not wait, have sent too much."""
+        if self._session.draining:
+            return False
+        if self._on_loop and self._bridge.over_write_limit() and self._writer.error is None:
+            return True
+        return self._bridge.stop_reading_if_full()
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether reading has stopped until resume_reading()."""
+        return self._room is not None
+
+    def _warn_once_about_full_inbox(self) -> None:
+        if self._full_inbox_told or not self._bridge.reading_stopped:
+            return
+        self._full_inbox_told = True
+        log.warning(
+            "%s: %d messages wait to be consumed (max_queue=%d, or 64 MiB): reading stops until there is room",
+            self._session.where,
+            self._bridge.inbox_length,
+            self._options.max_queue,
+        )
+
+    # ---- commands
+
+    async def resume_reading(self) -> None:
+        """There may be room again (command)."""
+        if self._room is not None:
+            await self._room.set()
+
+    async def read_again(self) -> None:
+        """Somebody waits for what recv() does not read, or a handler was set (command)."""
+        if self._reader is not None:
+            await self._reader.want_back()
+        self._callbacks.notify()
