@@ -618,6 +618,26 @@ def test_on_the_loop_one_callback_may_send_more_than_the_limit() -> None:
     assert sizes == [10**5] * 50
 
 
+def test_on_the_loop_a_connection_lost_above_the_limit_ends() -> None:
+    """The intake waits for room that will never be."""
+    sent = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        peer.send(text("go"))
+        sent.wait(LIMIT)
+        peer.reset()
+
+    def send_much(message: Any) -> None:
+        ws.send(bytes(2**24))
+        sent.set()
+
+    with RawServer(script) as server:
+        ws = WebSocket(server.url, callbacks="loop", write_limit=1, compression=None)
+        ws.onmessage = send_much
+        assert ws.wait_closed(LIMIT).code == 1006
+
+
 def test_in_a_callback_on_a_thread_send_waits() -> None:
     entered = threading.Event()
     result: queue.SimpleQueue[Any] = queue.SimpleQueue()

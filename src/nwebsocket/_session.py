@@ -344,6 +344,7 @@ class Session:
         if not self._write_failed:
             self._write_failed = True
             self._deadline = monotonic() + LINGER
+            await self._intake.resume_reading()  # it may have waited for what will never be written
             await self.arm()
 
     async def _closing_timed_out(self, now: float) -> None:
