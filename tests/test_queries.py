@@ -7,6 +7,7 @@ import collections
 import concurrent.futures
 import gc
 import json
+import os
 import random
 import threading
 import time
@@ -346,6 +347,18 @@ def test_what_is_no_timeout(ws: Asking) -> None:
     for timeout, error in (("1", TypeError), (-1, InvalidArgument)):
         with pytest.raises(error, match="timeout"):
             ask(ws, 1, timeout=timeout)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # threads and fork(), from Python 3.12 on
+def test_in_a_forked_child_queries_fail_at_once(ws: Asking) -> None:
+    query = ws.query({"type": "hold", "value": 1})
+    child = os.fork()
+    if child == 0:
+        os._exit(7 if isinstance(query.exception(5), ConnectionClosed) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    ws.query({"type": "now"})
+    assert query.result(LIMIT)["answer"] == 1
 
 
 # --- The limit

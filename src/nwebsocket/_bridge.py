@@ -99,6 +99,7 @@ class Sifter(Protocol):
 
     def sift(self, messages: list[str | bytes]) -> list[str | bytes]: ...
     def ended(self) -> None: ...
+    def after_fork_in_child(self) -> None: ...
 
 
 class LoopSide(Protocol):
@@ -620,6 +621,8 @@ class Bridge:
             error = ConnectionClosed("the connection belongs to the parent process")
             self.ending = Ending(1006, "", False, None, error)
         self.state = ReadyState.CLOSED
+        if self.sifter is not None:
+            self.sifter.after_fork_in_child()
 
 
 def describe(ending: Ending) -> str:

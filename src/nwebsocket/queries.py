@@ -31,7 +31,7 @@ from . import _loop, _waiting
 from ._log import log
 from ._options import check_timeout
 from .exceptions import InvalidArgument, QueryTimeout
-from .websocket import Stats, WebSocket, reading
+from .websocket import Stats, WebSocket, reading, sifters
 
 if TYPE_CHECKING:
     from ._bridge import Bridge
@@ -316,6 +316,12 @@ class _Queries:
                 query.settle(FINISHED, exception=QueryTimeout("no answer came within the query's timeout"))
         self._arm(deadline)
 
+    def after_fork_in_child(self) -> None:
+        """Answers go to the parent; its threads, of which one may have held the lock, are not here."""
+        self._lock = threading.RLock()
+        self._waiting.clear()
+        self.ended()
+
     def ended(self) -> None:
         """The connection has ended, and with it all its queries."""
         while self.open:
@@ -341,8 +347,6 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
 
     max_queries = 1024
     """In flight; above that, query() waits for an answer, but for on the loop thread."""
-
-    _nwebsocket_sifter = _Queries
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -405,3 +409,6 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         queries, base = self._nwebsocket.sifter, super().stats
         counts = {field.name: getattr(base, field.name) for field in fields(base)}
         return QueryStats(**counts, in_flight=len(queries.open), **queries.counts)
+
+
+sifters.append((QueryMixin, _Queries))

@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 
 W = TypeVar("W", bound="WebSocket")
 
+# For sockets of these classes, what makes the Sifter (`_bridge.py`) of each.
+sifters: list[tuple[type, Callable[[Any, Bridge], Any]]] = []
+
 
 @dataclass(frozen=True, slots=True)
 class Stats:
@@ -89,8 +92,9 @@ class _Inside:
         if options.ssl is None and (url.secure or (proxy is not None and proxy.scheme == "https")):
             default_tls_context()  # slow the first time: not on the loop thread, where others would feel it
         self.bridge = bridge = Bridge(options)
-        if owner._nwebsocket_sifter is not None:
-            self.sifter = bridge.sifter = owner._nwebsocket_sifter(owner, bridge)
+        for kind, make in sifters:
+            if isinstance(owner, kind):
+                self.sifter = bridge.sifter = make(owner, bridge)
         self.callbacks = Callbacks(owner, bridge, url.origin, options.callbacks, _EMPTY_HANDLERS)
         self.callbacks.check_methods(owner)
         begun = None
@@ -192,8 +196,6 @@ class WebSocket:
     CLOSED = ReadyState.CLOSED
 
     _nwebsocket: Any
-    # What makes a Sifter (`_bridge.py`) for each socket of the class.
-    _nwebsocket_sifter: Callable[[Any, Bridge], Any] | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if not getattr(cls.__init__, "_nwebsocket_counting", False):
