@@ -46,6 +46,7 @@ def test_only_the_loop_side_knows_curio() -> None:
     assert importers_of("._curio") == {
         "_loop_thread",
         "_session",
+        "_supervisor",
         "_intake",
         "_opening",
         "_reader",
@@ -64,7 +65,7 @@ def test_import_nwebsocket_needs_neither_curio_nor_wsproto() -> None:
 
 def test_the_protocol_does_no_input_or_output() -> None:
     parts = "_protocol _fast_lane _framing _handshake _http_head _plain_handshake _compression _deflate _keepalive"
-    for name in f"{parts} _url _proxies _cookies _payload events exceptions close_codes".split():
+    for name in f"{parts} _backoff _url _proxies _cookies _payload events exceptions close_codes".split():
         assert not imports_of(name) & {"socket", "ssl", "threading", "time", "._curio", "._transport"}, name
 
 

@@ -38,6 +38,7 @@ from .exceptions import (
     KeepaliveTimeout,
     MessageTooBig,
     OpenTimeout,
+    OutboxFull,
     ProtocolError,
     ProxyError,
     QueryTimeout,
@@ -49,6 +50,7 @@ from .websocket import Stats, WebSocket, connect
 
 if TYPE_CHECKING:
     from .queries import Query, QueryMixin, QueryStats
+    from .reconnecting import Outbox, ReconnectingWebSocket
 
 __version__ = "2.0.0"
 
@@ -72,6 +74,8 @@ __all__ = [
     "MessageTooBig",
     "OpenTimeout",
     "Options",
+    "Outbox",
+    "OutboxFull",
     "ProtocolError",
     "ProxyError",
     "Query",
@@ -79,6 +83,7 @@ __all__ = [
     "QueryStats",
     "QueryTimeout",
     "ReadyState",
+    "ReconnectingWebSocket",
     "Response",
     "Stats",
     "TLSError",
@@ -92,7 +97,13 @@ __all__ = [
 ]
 
 # What few need is imported when it is asked for.
-_LATER = {"Query": "queries", "QueryMixin": "queries", "QueryStats": "queries"}
+_LATER = {
+    "Outbox": "reconnecting",
+    "Query": "queries",
+    "QueryMixin": "queries",
+    "QueryStats": "queries",
+    "ReconnectingWebSocket": "reconnecting",
+}
 
 
 def __getattr__(name: str) -> Any:

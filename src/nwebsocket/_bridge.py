@@ -84,6 +84,7 @@ class WritingSide(Protocol):
     def write(self) -> bool: ...
     def write_through(self, message: Message) -> bool: ...
     def close_through(self, code: int | None, reason: str) -> bool: ...
+    def untaken(self) -> list[Message]: ...
 
 
 class ReadingSide(Protocol):
@@ -98,14 +99,18 @@ class Sifter(Protocol):
     """What is interested in the messages before anybody else, and in the end."""
 
     def sift(self, messages: list[str | bytes]) -> list[str | bytes]: ...
-    def ended(self) -> None: ...
+    def ended(self, error: Callable[[], ConnectionClosed]) -> None: ...
     def after_fork_in_child(self) -> None: ...
 
 
 class LoopSide(Protocol):
     """What the bridge asks of the session, on the loop thread."""
 
-    async def run(self) -> None: ...
+    @property
+    def bytes_sent(self) -> int: ...
+    @property
+    def bytes_received(self) -> int: ...
+
     async def flush(self) -> None: ...
     async def start_closing(self) -> None: ...
 
@@ -119,6 +124,9 @@ class IntakeSide(Protocol):
 
 class Bridge:
     """The shared part of one connection."""
+
+    keeps = False
+    """Whether messages that the operating system has not taken are kept for the next connection."""
 
     def __init__(self, options: Options) -> None:
         self.lock = threading.RLock()
@@ -174,14 +182,15 @@ class Bridge:
         # The intake has stopped reading and wants resume_reading() when there is room.
         self.reading_stopped = False
         self.messages_received = 0  # whoever reads
+        self.sent_before = self.received_before = 0  # bytes, by connections before this one
 
         # Those who wait in recv(), and for anything else.
         self._receivers: list[threading.Lock] = []
         self._waiters: list[threading.Lock] = []
 
-    def start(self) -> None:
-        """Begin to connect; `session` is set."""
-        self._loop.spawn(self.session.run)
+    def start(self, run: Command) -> None:
+        """Have `run` connect, and all that follows, on the loop thread; `session` is set."""
+        self._loop.spawn(run)
 
     def post(self, command: Command) -> None:
         """Have the loop thread await `command`."""
@@ -201,8 +210,13 @@ class Bridge:
 
     def over_write_limit(self) -> bool:
         """Whether send() should wait. Each message counts for its overhead, too: a million empty ones are not free."""
-        messages = self.accepted_messages - self._written_messages
-        return self.accepted_bytes - self._written_bytes + MESSAGE_OVERHEAD * messages >= self._write_limit
+        return self._over_limit(0, 0)
+
+    def _over_limit(self, bytes_apart: int, messages_apart: int) -> bool:
+        """The same without so much of what waits."""
+        messages = self.accepted_messages - self._written_messages - messages_apart
+        waiting = self.accepted_bytes - self._written_bytes - bytes_apart
+        return waiting + MESSAGE_OVERHEAD * messages >= self._write_limit
 
     def send(self, message: Message) -> None:
         """Accept one message for sending; wait while the peer leaves more than `write_limit` bytes untaken.
@@ -333,8 +347,10 @@ class Bridge:
 
     def closed_error(self) -> ConnectionClosed:
         """What a method raises that needs an open connection, in CLOSING or CLOSED."""
-        ending = self.ending
         self.error_raised = True
+        return self._error_of(self.ending)
+
+    def _error_of(self, ending: Ending | None) -> ConnectionClosed:
         if ending is None:
             who = "close() was called" if self.closed_locally else "the server has closed it"
             return ConnectionClosed(
@@ -509,6 +525,27 @@ class Bridge:
                 if self._has_room_to_send():
                     _waiting.release(self._senders)
 
+    # ---- what only `_outbox.py` does something about: with the wire held, and from callbacks
+
+    def pinged(self, payload: bytes) -> None:
+        """A ping goes out behind all that is framed."""
+
+    def ponged(self, payloads: list[bytes]) -> None:
+        """These pings are answered."""
+
+    def to_be_heard(self) -> tuple[Ending | None, float | None]:
+        """What the error and close handlers hear of: an ending, and in how many seconds there is a new connection."""
+        return self.ending, None
+
+    def announcing(self) -> None:
+        """The open handlers begin to run, on the calling thread."""
+
+    def announced(self) -> None:
+        """The open handlers have run, or there are none."""
+
+    def callbacks_rest(self) -> None:
+        """No handler is running any more."""
+
     # ---- loop thread
 
     def somebody_waits(self) -> bool:
@@ -573,7 +610,7 @@ class Bridge:
             self.state = ReadyState.CLOSED
             self._wake()
         if self.sifter is not None:
-            self.sifter.ended()
+            self.sifter.ended(self.closed_error)
 
     def _has_space(self) -> bool:
         """Whether one more read is welcome.

@@ -181,6 +181,12 @@ class Callbacks:
         with self._bridge.lock:
             self._pending.update(event_types)
 
+    def opened_again(self, origin: str) -> None:
+        """A new connection is open: what nobody has heard of the end of the last one is of no interest any more."""
+        self._origin = origin
+        with self._bridge.lock:
+            self._unheard.clear()
+
     def run_at_once(self, messages: list[str | bytes]) -> list[str | bytes]:
         """Run the message handler for messages that have just come, with callbacks="loop" and nothing in the inbox;
         return those for which this cannot be done: they go the usual way, by notify(). This one is faster.
@@ -356,7 +362,9 @@ class Callbacks:
                 return True
             self._pending.discard(event_type)
             self._unheard.add(event_type)
-            return False
+        if event_type == "open":
+            self._bridge.announced()
+        return False
 
     def _run_all(self) -> None:
         self._running = True
@@ -374,6 +382,7 @@ class Callbacks:
             self._running = False
         if self._bridge.ending is not None:
             self._keep_owner()
+        self._bridge.callbacks_rest()
 
     def _dispatch_messages(self, owner: Any) -> None:
         """All that wait; no event comes between them."""
@@ -398,17 +407,19 @@ class Callbacks:
             self._pending.discard(event_type)
         if event_type == "open":
             self._shows_open = self._bridge.closed_locally  # close() came before this event was heard
+            self._bridge.announcing()
             self._call_handlers(owner, Event("open", owner))
+            self._bridge.announced()
             self._shows_open = False
             return
-        self._end_dispatched = True
-        ending = self._bridge.ending
+        ending, retry_in = self._bridge.to_be_heard()
         assert ending is not None
+        self._end_dispatched = retry_in is None
         if event_type == "error":
             assert ending.error is not None
             self._call_handlers(owner, ErrorEvent("error", owner, ending.error), ending.error)
         else:
-            self._call_handlers(owner, CloseEvent("close", owner, ending.code, ending.reason, ending.clean))
+            self._call_handlers(owner, CloseEvent("close", owner, ending.code, ending.reason, ending.clean, retry_in))
 
     def _call_handlers(self, owner: Any, event: Event, argument: Any = None) -> None:
         """Run the listeners in the order in which they were registered, the on... attribute among them."""

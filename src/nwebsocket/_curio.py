@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import multiprocessing.connection
 import ssl
-from collections.abc import Coroutine, Iterator
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future, InvalidStateError
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -71,6 +73,7 @@ __all__ = [
     "current_task",
     "disable_cancellation",
     "epoll_descriptor",
+    "in_thread",
     "run_in_thread",
     "sleep",
     "spawn",
@@ -92,6 +95,26 @@ async def before(deadline: float | None, coroutine: Coroutine[Any, Any, T]) -> T
         return await coroutine
     finally:
         await _unset_timeout(previous)
+
+
+async def in_thread(function: Callable[[], T], name: str) -> T:
+    """Run ``function`` in a daemon thread called ``name``; when cancelled, forget about it."""
+    # Not curio.run_in_thread(): a call that is cancelled and ends after its kernel, as a slow DNS lookup does, writes
+    # into the kernel's closed socket and dies with a traceback on stderr. A cancelled concurrent Future stays silent.
+    future: Future[T] = Future()
+
+    def run() -> None:
+        with contextlib.suppress(InvalidStateError):
+            try:
+                result = function()
+            except Exception as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    await curio.traps._future_wait(future)
+    return future.result()
 
 
 async def epoll_descriptor() -> int | None:

@@ -211,6 +211,7 @@ class Intake:
         answered = self._keepalive.pong(payload, monotonic())
         self._trace("<", f"pong, which answers {len(answered)} of our pings")
         if answered:
+            self._bridge.ponged(answered)
             self._bridge.wake()
 
     def _answer(self, received: Received) -> None:

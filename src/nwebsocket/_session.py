@@ -201,22 +201,10 @@ class Session:
         if self._transport is not None:
             await self._close_transport()
         self._protocol = None  # and with it the buffers of compression
-        unsent = self._bridge.buffered
-        if unsent and ending.code != 1006:
-            log.warning("%s: closed (%s) before %d bytes could be sent", self.where, describe(ending), unsent)
-        with self._bridge.lock:
-            listened = self._callbacks.has_handler("error") or self._callbacks.has_handler("close")
-            listened = listened or self._bridge.somebody_waits()
-            self._callbacks.happened(*(("error", "close") if ending.error else ("close",)))
-            self._bridge.ended(ending)
-        if ending.error is not None and not listened and not isinstance(ending.error, Cancelled):
-            _loop.current().call_later(LISTENER_PATIENCE, self._warn_if_unheard)
-        self._callbacks.ended()
+        self._conclude(ending)
 
-    def _warn_if_unheard(self) -> None:
-        ending = self._bridge.ending
-        if ending is not None and not self._bridge.error_raised and self._callbacks.end_unheard():
-            log.warning("%s", ending.error)
+    def _conclude(self, ending: Ending) -> None:
+        conclude(self._bridge, self._callbacks, ending, self.where)
 
     @property
     def _closed_first(self) -> Side | None:
@@ -422,5 +410,25 @@ class Session:
             if not self._protocol.can_send:
                 return
             self._transport.send(self._protocol.ping(payload))
+            self._bridge.pinged(payload)
         self._trace(">", "ping")
         await self.write()
+
+
+def conclude(bridge: Bridge, callbacks: Callbacks, ending: Ending, where: str) -> None:
+    """Nothing will follow: tell everybody, and if nobody hears of a failure, the log."""
+    unsent = bridge.buffered
+    if unsent and ending.code != 1006:
+        log.warning("%s: closed (%s) before %d bytes could be sent", where, describe(ending), unsent)
+    with bridge.lock:
+        listened = callbacks.has_handler("error") or callbacks.has_handler("close") or bridge.somebody_waits()
+        callbacks.happened(*(("error", "close") if ending.error else ("close",)))
+        bridge.ended(ending)
+
+    def warn_if_unheard() -> None:
+        if not bridge.error_raised and callbacks.end_unheard():
+            log.warning("%s", ending.error)
+
+    if ending.error is not None and not listened and not isinstance(ending.error, Cancelled):
+        _loop.current().call_later(LISTENER_PATIENCE, warn_if_unheard)
+    callbacks.ended()

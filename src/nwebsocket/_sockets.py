@@ -27,8 +27,9 @@ class Inside(Protocol):
 
     bridge: Bridge
     callbacks: Callbacks
-    session: Session
 
+    @property
+    def session(self) -> Session: ...
     def wait_settled(self, timeout: float | None) -> bool: ...
 
 

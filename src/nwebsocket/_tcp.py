@@ -9,15 +9,13 @@ import errno
 import functools
 import os
 import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from itertools import chain, zip_longest
 from typing import Any
 
-from ._curio import Descriptor, Event, Task, curio, disable_cancellation, sleep, spawn, wait_writable
+from ._curio import Descriptor, Event, Task, curio, disable_cancellation, in_thread, sleep, spawn, wait_writable
 from .exceptions import ConnectionFailed
 
 Address = tuple[int, Any]
@@ -51,33 +49,13 @@ async def resolve(host: str, port: int) -> list[Address]:
     with suppress(socket.gaierror):  # a name, not an address
         return _addresses(lookup(flags=socket.AI_NUMERICHOST))
     try:
-        return _addresses(await _in_thread(lookup))
+        return _addresses(await in_thread(lookup, "nwebsocket-dns"))
     except socket.gaierror as error:
         raise ConnectionFailed(f"cannot find the address of host {host!r}: {error.strerror}") from error
 
 
 def _addresses(found: Sequence[tuple[Any, ...]]) -> list[Address]:
     return [(family, sockaddr) for family, _, _, _, sockaddr in found]
-
-
-async def _in_thread(function: Callable[[], Any]) -> Any:
-    """Run ``function`` in a daemon thread; when cancelled, forget about it."""
-    # curio.run_in_thread: a call that is cancelled and ends after its kernel, as a slow DNS lookup does, writes into
-    # the kernel's closed socket and dies with a traceback on stderr. A cancelled concurrent Future stays silent.
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        with suppress(InvalidStateError):
-            try:
-                result = function()
-            except Exception as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-    threading.Thread(target=run, name="nwebsocket-dns", daemon=True).start()
-    await curio.traps._future_wait(future)
-    return future.result()
 
 
 def _interleave(addresses: Sequence[Address]) -> list[Address]:

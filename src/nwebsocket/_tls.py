@@ -13,6 +13,9 @@ from contextlib import suppress
 
 TLS_RECORD = 16 * 1024  # bytes; RFC 8446 section 5.1
 
+_RECORD_HEAD = 5
+_APPLICATION_DATA = 23
+
 _NOT_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 _NO_COMMON_VERSION = {"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "NO_PROTOCOLS_AVAILABLE"}
 # RFC 8446 section 6.2; the first is new in TLS 1.3, before that the second stood for it.
@@ -182,6 +185,16 @@ class TLS:
             return [name for kind, name in leaf.get_info()["subjectAltName"] if kind in ("DNS", "IP Address")]
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             return []
+
+
+def data_in_records(encrypted: memoryview) -> int:
+    """How much data the whole records among these bytes carry at most (RFC 8446 section 5.1)."""
+    records = position = 0
+    while position + _RECORD_HEAD <= len(encrypted):
+        kind, length = encrypted[position], int.from_bytes(encrypted[position + 3 : position + _RECORD_HEAD], "big")
+        position += _RECORD_HEAD + length
+        records += kind == _APPLICATION_DATA and position <= len(encrypted)
+    return records * TLS_RECORD
 
 
 def explain(error: OSError, host: str, port: int, tls: TLS) -> str:

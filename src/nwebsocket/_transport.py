@@ -24,7 +24,7 @@ from ._curio import wait_writable as wait_descriptor_writable
 from ._linger import Linger
 from ._payload import Buffer
 from ._tcp import Attempt, close_socket, connect_host
-from ._tls import TLS, explain
+from ._tls import TLS, data_in_records, explain
 from .exceptions import TLSError
 
 READ_SIZE = 120 * 1024  # bytes; from 128 KiB on, malloc() maps fresh pages for each read
@@ -101,6 +101,9 @@ class Transport:
         self._output: list[bytes] = []  # ... as they will be on the wire
         # What is being given to the OS, and how much of it that has taken, piece by piece.
         self._sending: Buffer = b""
+        # With TLS: the batch that is being encrypted, and the one that is being given to the OS.
+        self._encrypting: Buffer = b""
+        self._sending_of: Buffer = b""
         self._taken: list[int] = []
         self.sent_before = 0
         """`sent`, but for what is being given to the OS right now."""
@@ -275,6 +278,8 @@ class Transport:
         return bool(self._sending)
 
     def _encrypt(self, tls: TLS) -> None:
+        if self.batch:
+            self._encrypting = self.batch
         if tls.outgoing.pending:
             self._output.extend(map(tls.take_output, (-1,)))
         while self.batch:
@@ -286,6 +291,8 @@ class Transport:
                 self.batch = b""
                 self._encrypted = nothing
         joined, no_output = b"".join(self._output), list[bytes]()
+        self._sending_of = self._encrypting
+        self._encrypting = b""
         self._sending = joined
         self._output = no_output
 
@@ -323,6 +330,18 @@ class Transport:
         """Bytes queued that the OS has not taken yet, those that TLS will add not counted."""
         given = len(self._sending) - sum(self._taken)
         return given + len(self.batch) - sum(self._encrypted) + len(self._latest) + sum(map(len, self._queued))
+
+    def taken_of(self, batch: Buffer) -> int:
+        """How many bytes of the last `batch` the OS has taken; what TLS has made of it counts by whole records, for
+        less cannot be decrypted. With `wire` held.
+        """
+        if self.batch is batch or self._output:
+            return 0
+        if self._tls is None:
+            return sum(self._taken) if self._sending is batch else len(batch)
+        if not self._sending or self._sending_of is not batch:
+            return len(batch)
+        return min(len(batch), data_in_records(memoryview(self._sending)[: sum(self._taken)]))
 
     def shutdown(self) -> None:
         """Say that nothing more will be sent: half-close TCP, or send TLS's close_notify. Call `flush` before.

@@ -44,6 +44,9 @@ class Writer:
         self._writing = False
         # What had been framed, and sent on the wire, before the batch that the transport has in hands.
         self._bytes_before = self._messages_before = self._sent_before = 0
+        # That batch, and its messages with the sizes of their frames; only for a bridge that keeps what is not taken.
+        self._batch: Buffer = b""
+        self._in_batch: list[tuple[Message, int]] = []
 
     def write(self) -> bool:
         """Write what waits. False if something is left for the loop to see to: the operating system takes no more
@@ -90,8 +93,11 @@ class Writer:
             self._writing = True
             try:
                 sent = transport.sent_before
+                in_batch = [(message, len(frame))] if bridge.keeps else []
                 # Assignments in a row, which nothing interrupts: the message is accepted and framed, or it is not.
                 transport.batch = frame
+                self._batch = frame if in_batch else b""
+                self._in_batch = in_batch
                 self._sent_before = sent
                 self._bytes_before = bridge.framed_bytes
                 self._messages_before = bridge.framed_messages
@@ -170,7 +176,12 @@ class Writer:
         taken = bridge.taken or bridge.take()
         if not taken or not self._protocol.can_send:
             return False
-        if len(taken) == 1:
+        frames: Buffer
+        in_batch: list[tuple[Message, int]] = []
+        if bridge.keeps:
+            count, size = _measure(taken)
+            frames = self._frames_one_by_one(taken[:count], in_batch)
+        elif len(taken) == 1:
             count, size = 1, taken[0][2]
             frames = frame_of(taken[0]) if self.any_thread else self._frames(taken)
         else:
@@ -180,6 +191,8 @@ class Writer:
         framed_bytes, framed_messages = bridge.framed_bytes + size, bridge.framed_messages + count
         # Assignments in a row, which nothing interrupts: a message is either still taken, or framed.
         transport.batch = frames
+        self._batch = frames if in_batch else b""
+        self._in_batch = in_batch
         del taken[:count]
         self._sent_before = sent
         self._bytes_before = bridge.framed_bytes
@@ -192,6 +205,25 @@ class Writer:
         if self.any_thread:
             return frames_of(messages)
         return b"".join([frame for message in messages for frame in self._slow_frames(message)])
+
+    def _frames_one_by_one(self, messages: list[Message], in_batch: list[tuple[Message, int]]) -> bytes:
+        """The same, and note how long the frames of each message are."""
+        parts = []
+        for message in messages:
+            frames = frame_of(message) if self.any_thread else b"".join(self._slow_frames(message))
+            in_batch.append((message, len(frames)))
+            parts.append(frames)
+        return b"".join(parts)
+
+    def untaken(self) -> list[Message]:
+        """The messages that the operating system has not taken, or not to their ends, in order; after close()."""
+        with self.wire:
+            taken, end, left = self._transport.taken_of(self._batch) if self._in_batch else 0, 0, []
+            for message, size in self._in_batch:
+                end += size
+                if end > taken:
+                    left.append(message)
+            return [*left, *self._bridge.taken]
 
     def _slow_frames(self, message: Message) -> list[bytes]:
         opcode, payload, _ = message

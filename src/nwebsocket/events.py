@@ -51,11 +51,13 @@ class CloseEvent(Event):
     ``code``      the close code (RFC 6455 section 7.4.1); 1005: the server gave none; 1006: there was no Close frame
     ``reason``    the text beside it
     ``wasClean``  True if both sides exchanged their Close frames
+    ``retry_in``  the seconds after which a ReconnectingWebSocket will connect again; None: it has ended for good
     """
 
     code: int
     reason: str
     wasClean: bool
+    retry_in: float | None = None
 
 
 _NEVER_RUN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)

@@ -5,6 +5,7 @@
     ├── InvalidArgument           (ValueError)       an option, header, sub-protocol or message is not acceptable
     │   └── InvalidClose          (ValueError)       a close code or reason that may not be sent
     ├── InvalidStateError         (ConnectionError)  send() before the connection is open
+    ├── OutboxFull                (BufferError)      send() while there is no connection, and too much waits for one
     ├── WaitTimeout               (TimeoutError)     the timeout given to a waiting method has passed; nothing is lost
     │   └── QueryTimeout                             ... no answer to a query in time
     ├── ConnectionFailed          (ConnectionError)  the connection could not be opened
@@ -43,6 +44,7 @@ __all__ = [
     "KeepaliveTimeout",
     "MessageTooBig",
     "OpenTimeout",
+    "OutboxFull",
     "ProtocolError",
     "ProxyError",
     "QueryTimeout",
@@ -72,6 +74,10 @@ class InvalidClose(InvalidArgument):
 
 class InvalidStateError(WebSocketError, ConnectionError):
     """send() was called while the connection was still being opened."""
+
+
+class OutboxFull(WebSocketError, BufferError):
+    """A ReconnectingWebSocket has no connection, and its outbox no room: the message was not accepted."""
 
 
 class WaitTimeout(WebSocketError, TimeoutError):

@@ -19,7 +19,7 @@ import random
 import threading
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from contextlib import suppress
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from . import _loop, _waiting
 from ._log import log
 from ._options import check_timeout
-from .exceptions import InvalidArgument, QueryTimeout
+from .exceptions import ConnectionClosed, InvalidArgument, QueryTimeout
 from .websocket import Stats, WebSocket, reading, sifters
 
 if TYPE_CHECKING:
@@ -320,16 +320,16 @@ class _Queries:
         """Answers go to the parent; its threads, of which one may have held the lock, are not here."""
         self._lock = threading.RLock()
         self._waiting.clear()
-        self.ended()
+        self.ended(self.bridge.closed_error)
 
-    def ended(self) -> None:
-        """The connection has ended, and with it all its queries."""
+    def ended(self, error: Callable[[], ConnectionClosed]) -> None:
+        """The connection has ended, and with it all its queries, each with an `error` of its own."""
         while self.open:
             tag = next(iter(self.open), None)
             query = None if tag is None else self.open.pop(tag, None)
             if query is not None:
                 self.count("failed")
-                query.settle(FINISHED, exception=self.bridge.closed_error())
+                query.settle(FINISHED, exception=error())
         while self._waiting:
             self._wake_one()
 

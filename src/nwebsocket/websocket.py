@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from ._cookies import Cookies
+    from ._loop_thread import Command
+    from ._proxies import Proxy
     from ._session import Session
 
     Data = str | Buffer
@@ -79,35 +81,46 @@ class _Inside:
         self.options: Options
         self.bridge: Bridge
         self.callbacks: Callbacks
-        self.session: Session
         self.sifter: Any = None
         self.binary_type = "blob"
 
     def start(self, owner: WebSocket, url: URL, protocols: tuple[str, ...], options: Options) -> None:
+        """Begin to connect."""
         from ._session import Session  # with the first connection: see _loop.py
         from ._tcp import begin_connecting, take_over
 
         proxy = options.proxy_for(url)
-        self.url, self.options = url, options
-        if options.ssl is None and (url.secure or (proxy is not None and proxy.scheme == "https")):
-            default_tls_context()  # slow the first time: not on the loop thread, where others would feel it
-        self.bridge = bridge = Bridge(options)
-        for kind, make in sifters:
-            if isinstance(owner, kind):
-                self.sifter = bridge.sifter = make(owner, bridge)
-        self.callbacks = Callbacks(owner, bridge, url.origin, options.callbacks, _EMPTY_HANDLERS)
-        self.callbacks.check_methods(owner)
+        make_default_tls_context(url, proxy, options)
+        self.prepare(owner, Bridge(options), url, options)
         begun = None
         if options.sock is not None:
             begun = take_over(options.sock)
         elif proxy is None and options.unix is None:
             begun = begin_connecting(url.host, url.port)
+        self.bridge.session = session = Session(self.bridge, self.callbacks, url, protocols, options, begun)
+        self.launch(owner, session.run)
+
+    def prepare(self, owner: WebSocket, bridge: Bridge, url: URL, options: Options) -> None:
+        """Have everything but a session."""
+        self.url, self.options, self.bridge = url, options, bridge
+        for kind, make in sifters:
+            if isinstance(owner, kind):
+                self.sifter = bridge.sifter = make(owner, bridge)
+        self.callbacks = Callbacks(owner, bridge, url.origin, options.callbacks, _EMPTY_HANDLERS)
+        self.callbacks.check_methods(owner)
+
+    def launch(self, owner: WebSocket, run: Command) -> None:
+        """Have `run` live the socket's life on the loop thread."""
         for _ in range(self.init_depth):
             self.callbacks.init_entered()
-        self.session = bridge.session = Session(bridge, self.callbacks, url, protocols, options, begun)
         self.started = True
         _sockets.register(owner, self)
-        bridge.start()
+        self.bridge.start(run)
+
+    @property
+    def session(self) -> Session:
+        """The connection's life in the loop: the present one's, or the last one's."""
+        return cast("Session", self.bridge.session)
 
     def ended(self) -> bool:
         return not self.started or self.bridge.ending is not None
@@ -126,6 +139,12 @@ class _Inside:
     def __getattr__(self, name: str) -> Any:
         # Only reached for what start() has not set yet.
         raise RuntimeError(f"this WebSocket was never opened: its __init__ did not call super().__init__(url) ({name})")
+
+
+def make_default_tls_context(url: URL, proxy: Proxy | None, options: Options) -> None:
+    """Make it if it is needed: that is slow the first time, and on the loop thread others would feel it."""
+    if options.ssl is None and (url.secure or (proxy is not None and proxy.scheme == "https")):
+        default_tls_context()
 
 
 def _counting(init: Callable[..., None]) -> Callable[..., None]:
@@ -454,8 +473,9 @@ class WebSocket:
         async def command() -> None:
             await inside.session.ping(answer)
 
+        session = inside.session
         bridge.post(command)
-        if not bridge.wait(lambda: answer or bridge.ending is not None, timeout):
+        if not bridge.wait(lambda: answer or bridge.ending is not None or inside.session is not session, timeout):
             raise WaitTimeout(f"no pong from {inside.url.shown} within {timeout:g} s")
         if not answer:
             raise bridge.closed_error()
@@ -473,8 +493,8 @@ class WebSocket:
         return Stats(
             messages_sent=bridge.messages_sent,
             messages_received=bridge.messages_received,
-            bytes_sent=session.bytes_sent,
-            bytes_received=session.bytes_received,
+            bytes_sent=bridge.sent_before + session.bytes_sent,
+            bytes_received=bridge.received_before + session.bytes_received,
             inbox=bridge.inbox_length,
         )
 

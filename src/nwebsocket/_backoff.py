@@ -1,0 +1,77 @@
+"""Whether to connect again after a connection has ended, and after how long. Pure: times and chance are passed in."""
+
+from __future__ import annotations
+
+import email.utils
+import random
+from collections.abc import Callable
+
+from .close_codes import CloseCode
+from .exceptions import HandshakeError, ProtocolError, WebSocketError
+
+FIRST_DELAY = 1.0
+FACTOR = 1.6
+MAX_DELAY = 60.0
+STABLE = 5.0
+"""Seconds. A connection that lived for so long was one: the next delay is the first again."""
+
+_FINAL_CODES = frozenset(
+    {
+        CloseCode.PROTOCOL_ERROR,
+        CloseCode.UNSUPPORTED_DATA,
+        CloseCode.INVALID_PAYLOAD,
+        CloseCode.POLICY_VIOLATION,
+        CloseCode.MESSAGE_TOO_BIG,
+        CloseCode.MANDATORY_EXTENSION,
+    }
+)
+_PASSING_STATUSES = frozenset({408, 425, 429})
+
+
+class Backoff:
+    """Delays that grow, with full jitter: clients that lose their server together do not come back together."""
+
+    def __init__(self, uniform: Callable[[float, float], float] = random.uniform) -> None:
+        self._uniform = uniform
+        self.retry_count = 0
+        """Attempts since the last connection that was stable."""
+
+    def next_delay(self, lived: float, error: WebSocketError | None, now: float) -> float:
+        """Seconds to wait before the next attempt.
+
+        ``lived``  for how many seconds the connection was open
+        ``error``  what it ended with: a refusal's Retry-After is a lower bound
+        ``now``    the time of day, in seconds since the epoch
+        """
+        if lived >= STABLE:
+            self.retry_count = 0
+        most = min(MAX_DELAY, FIRST_DELAY * FACTOR ** min(self.retry_count, 32))
+        self.retry_count += 1
+        return max(self._uniform(0.0, most), retry_after(error, now))
+
+
+def retry_after(error: WebSocketError | None, now: float) -> float:
+    """The seconds that a refusal's Retry-After header asks for (RFC 9110 section 10.2.3), 0 without one."""
+    headers = error.headers if isinstance(error, HandshakeError) else []
+    value = next((value.strip() for name, value in headers if name.lower() == "retry-after"), "")
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+
+
+def is_final(code: int, error: WebSocketError | None, *, asks_again: bool) -> bool:
+    """Whether to try again would lead to the same end.
+
+    ``code``        the close code
+    ``asks_again``  the headers or the URL come from a function: the next token may not be refused with 401
+    """
+    if isinstance(error, HandshakeError) and error.status is not None and 400 <= error.status < 500:
+        return error.status not in _PASSING_STATUSES and not (error.status == 401 and asks_again)
+    if isinstance(error, ProtocolError):
+        code = error.sent_code
+    return code in _FINAL_CODES
+
+

@@ -1,0 +1,118 @@
+"""When to connect again, and when not. No clock, no chance: both are passed in."""
+
+from __future__ import annotations
+
+import email.utils
+from collections.abc import Callable
+
+import pytest
+
+from nwebsocket import ConnectionFailed, HandshakeError, MessageTooBig, ProtocolError, WebSocketError
+from nwebsocket._backoff import Backoff, is_final, retry_after
+
+NOW = 1_700_000_000.0
+
+
+def most(low: float, high: float) -> float:
+    assert low == 0
+    return high
+
+
+def refusal(status: int, *headers: tuple[str, str]) -> HandshakeError:
+    return HandshakeError("refused", status=status, headers=list(headers))
+
+
+def test_delays_grow_to_a_minute() -> None:
+    backoff = Backoff(most)
+    delays = [backoff.next_delay(0, None, NOW) for _ in range(12)]
+    assert delays[:4] == pytest.approx([1, 1.6, 2.56, 4.096])
+    assert delays[-3:] == [60, 60, 60]
+    assert backoff.retry_count == 12
+
+
+def test_they_are_drawn_from_all_of_that() -> None:
+    assert Backoff(lambda low, high: low).next_delay(0, None, NOW) == 0
+    drawn = [Backoff().next_delay(0, None, NOW) for _ in range(1000)]
+    assert all(0 <= delay <= 1 for delay in drawn)
+    for tenth in range(10):
+        assert 50 < sum(tenth / 10 <= delay < (tenth + 1) / 10 for delay in drawn) < 160
+
+
+@pytest.mark.parametrize(("lived", "delay"), [(0, 2.56), (4.9, 2.56), (5, 1), (3600, 1)])
+def test_a_stable_connection_begins_anew(lived: float, delay: float) -> None:
+    backoff = Backoff(most)
+    for _ in range(2):
+        backoff.next_delay(0, None, NOW)
+    assert backoff.next_delay(lived, None, NOW) == pytest.approx(delay)
+
+
+def test_a_thousand_attempts_do_not_overflow() -> None:
+    backoff = Backoff(most)
+    assert [backoff.next_delay(0, None, NOW) for _ in range(2000)][-1] == 60
+
+
+def _http_date(seconds: float) -> str:
+    return email.utils.formatdate(NOW + seconds, usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", 7),
+        (" 7 ", 7),
+        ("0", 0),
+        (_http_date(90), 90),
+        (_http_date(-90), 0),
+        ("", 0),
+        ("soon", 0),
+        ("-7", 0),
+        ("1.5", 0),
+        ("٧", 0),
+    ],
+)
+def test_retry_after(value: str, seconds: float) -> None:
+    error = refusal(503, ("retry-After", value))
+    assert retry_after(error, NOW) == seconds
+    assert Backoff(lambda low, high: low).next_delay(0, error, NOW) == seconds
+    assert Backoff(lambda low, high: 3.0).next_delay(0, error, NOW) == max(3, seconds)
+
+
+def test_without_a_refusal_there_is_no_retry_after() -> None:
+    for error in (None, ConnectionFailed("x"), refusal(503)):
+        assert retry_after(error, NOW) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "final"),
+    [
+        (refusal(400), True),
+        (refusal(401), True),
+        (refusal(403), True),
+        (refusal(404), True),
+        (refusal(408), False),
+        (refusal(425), False),
+        (refusal(429), False),
+        (refusal(499), True),
+        (refusal(500), False),
+        (refusal(503), False),
+        (refusal(302), False),
+        (HandshakeError("garbled"), False),
+        (ConnectionFailed("refused"), False),
+        (ProtocolError("broken", sent_code=1002), True),
+        (ProtocolError("broken", sent_code=1007), True),
+        (MessageTooBig("large"), True),
+    ],
+    ids=str,
+)
+def test_which_errors_are_final(error: WebSocketError, final: bool) -> None:
+    assert is_final(1006, error, asks_again=False) is final
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 3000, 4000])
+def test_which_close_codes_are_final(code: int) -> None:
+    assert is_final(code, None, asks_again=False) is (code in (1002, 1003, 1007, 1008, 1009, 1010))
+
+
+def test_401_is_not_final_if_the_next_token_may_be_another() -> None:
+    check: Callable[[int], bool] = lambda status: is_final(1006, refusal(status), asks_again=True)  # noqa: E731
+    assert [check(401), check(403)] == [False, True]

@@ -1,0 +1,551 @@
+"""A socket that comes back: what it keeps, what its handlers hear, and when it ends for good."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from peers import LIMIT, TEXT, Authority, Connection, Peer, RawServer, close_frame, echo_server, refusing_address, text
+
+from nwebsocket import (
+    Cancelled,
+    CloseEvent,
+    ConnectionClosed,
+    ConnectionFailed,
+    HandshakeError,
+    InvalidArgument,
+    InvalidStateError,
+    MessageTooBig,
+    OutboxFull,
+    QueryMixin,
+    ReconnectingWebSocket,
+    WebSocket,
+    _backoff,
+)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts follow one another soon."""
+    monkeypatch.setattr(_backoff, "FIRST_DELAY", 0.02)
+    monkeypatch.setattr(_backoff, "MAX_DELAY", 0.05)
+
+
+class Heard(ReconnectingWebSocket):
+    """Notes what its handlers hear."""
+
+    def __init__(self, url: Any, **options: Any) -> None:
+        super().__init__(url, **options)
+        self.events: queue.Queue[Any] = queue.Queue()
+
+    def onopen(self) -> None:
+        self.events.put(("open", self.readyState))
+
+    def onmessage(self, message: Any) -> None:
+        self.events.put(message)
+
+    def onerror(self, error: Exception) -> None:
+        self.events.put(error)
+
+    def onclose(self, event: CloseEvent) -> None:
+        self.events.put(event)
+
+    def next(self) -> Any:
+        return self.events.get(timeout=LIMIT)
+
+
+class Visits:
+    """A script for each connection in turn; the last one for all that follow."""
+
+    def __init__(self, *scripts: Callable[[Peer], object]) -> None:
+        self._scripts = scripts
+
+    def __call__(self, peer: Peer) -> None:
+        self._scripts[min(peer.number, len(self._scripts) - 1)](peer)
+
+
+def until_close(peer: Peer) -> list[str]:
+    """Read the texts until a Close frame, and answer that."""
+    texts = []
+    while (frame := peer.read_frame()).opcode != 8:
+        texts.append(frame.payload.decode())
+    peer.send(close_frame(1000))
+    return texts
+
+
+def accept_and(script: Callable[[Peer], object]) -> Callable[[Peer], None]:
+    def accepted(peer: Peer) -> None:
+        peer.accept()
+        script(peer)
+
+    return accepted
+
+
+reset_at_once = accept_and(Peer.reset)
+
+
+# --- Coming back
+
+
+def test_handlers_hear_everything_in_order() -> None:
+    def first(peer: Peer) -> None:
+        peer.send(text("one") + text("two") + close_frame(1012, "restart"))
+        peer.read_until_close()
+
+    with RawServer(Visits(accept_and(first), reset_at_once, accept_and(until_close))) as server:
+        ws = Heard(server.url)
+        assert [ws.next() for _ in range(3)] == [("open", WebSocket.OPEN), "one", "two"]
+        event = ws.next()
+        assert (event.code, event.reason, event.wasClean) == (1012, "restart", True)
+        assert 0 <= event.retry_in <= 0.02
+        assert ws.next()[0] == "open"
+        assert isinstance(ws.next(), ConnectionClosed)
+        assert ws.next().code == 1006
+        assert ws.next()[0] == "open"
+        assert ws.retry_count == 2
+        ws.close()
+        assert ws.next() == CloseEvent("close", ws, 1000, "", True, None)
+        assert ws.wait_closed(LIMIT).code == 1000
+        assert ws.readyState == WebSocket.CLOSED
+
+
+def test_what_is_sent_while_away_is_kept_and_what_onopen_sends_goes_first() -> None:
+    got: list[list[str]] = []
+
+    class Subscribing(Heard):
+        def onopen(self) -> None:
+            super().onopen()
+            self.send("subscribe")
+            time.sleep(0.01)  # others send meanwhile
+            self.send("second")
+            self.events.put("done")
+
+    def last(peer: Peer) -> None:
+        got.append(until_close(peer))
+
+    with RawServer(Visits(Peer.reset, Peer.reset, accept_and(last))) as server:
+        ws = Subscribing(server.url)
+        assert ws.readyState == WebSocket.CONNECTING
+        for number in range(500):
+            ws.send(str(number))
+        assert ws.bufferedAmount > 0
+        while isinstance(event := ws.next(), Exception):
+            pass
+        ws.send("after")
+        assert (event, ws.next()) == (("open", WebSocket.OPEN), "done")
+        ws.close()
+        ws.wait_closed(LIMIT)
+    assert got == [["subscribe", "second", *map(str, range(500)), "after"]]
+    assert ws.bufferedAmount == 0
+    assert ws.stats.messages_sent == 503
+
+
+def test_recv_goes_on_from_one_connection_to_the_next() -> None:
+    def numbered(peer: Peer) -> None:
+        peer.accept()
+        for number in range(3):
+            peer.send(text(f"{peer.number} {number}"))
+        if peer.number < 3:
+            peer.close()
+        else:
+            until_close(peer)
+
+    with RawServer(numbered) as server, ReconnectingWebSocket(server.url) as ws:
+        assert [ws.recv(LIMIT) for _ in range(12)] == [f"{c} {n}" for c in range(4) for n in range(3)]
+
+
+def test_wait_open_waits_for_the_next_connection() -> None:
+    with RawServer(Visits(Peer.reset, Peer.reset, accept_and(until_close))) as server:
+        ws = ReconnectingWebSocket(server.url)
+        assert ws.wait_open(LIMIT) is ws
+        assert ws.readyState == WebSocket.OPEN
+        ws.close()
+        ws.wait_closed(LIMIT)
+
+
+def test_what_was_never_sent_stays_in_the_outbox() -> None:
+    with refusing_address() as (host, port):
+        ws = Heard(f"ws://{host}:{port}/")
+        assert isinstance(ws.next(), ConnectionFailed)
+        ws.send("kept")
+        assert isinstance(ws.next(), ConnectionFailed)
+        ws.close()
+        assert ws.wait_closed(LIMIT).code == 1006
+    assert list(ws.outbox) == ["kept"]
+    assert ws.bufferedAmount == 4
+
+
+# --- The outbox
+
+
+@pytest.fixture
+def away() -> Iterator[str]:
+    """A URL where nobody listens."""
+    with refusing_address() as (host, port):
+        yield f"ws://{host}:{port}/"
+
+
+def test_the_outbox_can_be_looked_at_and_cleared(away: str) -> None:
+    ws = ReconnectingWebSocket(away)
+    for message in ("é", b"\0\1", ["a", "b"], bytearray(b"x")):
+        ws.send(message)
+    assert list(ws.outbox) == ["é", b"\0\1", "ab", b"x"]
+    assert (len(ws.outbox), ws.outbox.bytes, ws.bufferedAmount) == (4, 7, 7)
+    assert repr(ws.outbox) == "<Outbox 4 messages, 7 bytes>"
+    assert ws.outbox.clear() == 4
+    assert (list(ws.outbox), ws.bufferedAmount, ws.stats.messages_sent) == ([], 0, 0)
+    ws.close()
+    ws.wait_closed(LIMIT)
+
+
+def test_a_full_outbox_is_the_callers_error(away: str) -> None:
+    few, small = ReconnectingWebSocket(away, max_outbox=3), ReconnectingWebSocket(away, write_limit=100)
+    for number in range(3):
+        few.send(str(number))
+    with pytest.raises(OutboxFull, match="3 messages wait, max_outbox=3") as caught:
+        few.send("3")
+    assert isinstance(caught.value, BufferError)
+    small.send("x" * 60)
+    with pytest.raises(OutboxFull, match="60 bytes wait, 50 more are over write_limit=100"):
+        small.send("x" * 50)
+    small.send("x" * 40)
+    assert (len(few.outbox), len(small.outbox)) == (3, 2)
+    for ws in (few, small):
+        ws.close()
+        ws.wait_closed(LIMIT)
+
+
+def test_what_is_not_to_be_kept_is_not(away: str) -> None:
+    ws = ReconnectingWebSocket(away)
+    with pytest.raises(InvalidStateError, match="keep=False"):
+        ws.send("now or never", keep=False)
+    assert len(ws.outbox) == 0
+    ws.close()
+    ws.wait_closed(LIMIT)
+
+
+@pytest.mark.parametrize("max_outbox", [0, -1, 1.5, "1", True])
+def test_what_is_no_bound(max_outbox: Any) -> None:
+    with pytest.raises((TypeError, InvalidArgument), match="max_outbox must be a whole number of messages"):
+        ReconnectingWebSocket("ws://127.0.0.1/", max_outbox=max_outbox)
+
+
+def test_a_given_socket_is_refused() -> None:
+    with socket.socket() as sock, pytest.raises(InvalidArgument, match="no second one"):
+        ReconnectingWebSocket("ws://127.0.0.1/", sock=sock)
+
+
+# --- What was on its way
+
+
+@pytest.mark.parametrize("how", ["plain", "compressed", "tls"])
+@pytest.mark.parametrize("size", [pytest.param(100, marks=pytest.mark.slow), 20_000, 300_000])
+def test_what_the_system_had_not_taken_is_sent_again_once_and_in_order(how: str, size: int, ca: Authority) -> None:
+    stuck, got = threading.Event(), queue.Queue[list[int]]()
+
+    def read(connection: Connection) -> None:
+        numbers: list[int] = []
+        try:
+            for message in connection:
+                numbers.append(int(message.split(None, 1)[0]))
+                if len(numbers) == 5 and not stuck.is_set():
+                    assert stuck.wait(LIMIT)  # the client's buffers and the system's fill meanwhile
+                    connection.socket.setsockopt(*LINGER_ZERO)
+                    connection.close_socket()
+                    return
+        finally:
+            got.put(numbers)
+
+    tls = {"ssl": ca.server()} if how == "tls" else {}
+    compression = "deflate" if how == "compressed" else None
+    with echo_server(handler=read, compression=compression, close_timeout=0.1, **tls) as server:
+        ws = ReconnectingWebSocket(server.url, ssl=ca.client() if tls else None, compression=compression)
+        ws.wait_open(LIMIT)
+        total = fill(ws, size)
+        stuck.set()
+        first = got.get(timeout=LIMIT)
+        while ws.bufferedAmount:
+            ws.wait_open(LIMIT)
+            time.sleep(0.01)
+        ws.close()
+        ws.wait_closed(LIMIT)
+        second = got.get(timeout=LIMIT)
+    assert first == list(range(5))
+    assert second == list(range(second[0], total)), "what was kept: to the end, in order, each once"
+    assert second[0] >= 5, "nothing twice"
+    assert ws.at_risk == second[0], "no ping was answered before the loss: all that had been taken is at risk"
+
+
+def fill(ws: WebSocket, size: int) -> int:
+    """Send numbered messages until the system takes no more; return how many."""
+    for number in itertools.count():
+        ws.send(f"{number} {noise(size)}")
+        if ws.bufferedAmount > 2_000_000 and number % 10 == 0:
+            before = ws.bufferedAmount
+            time.sleep(0.05)
+            if ws.bufferedAmount == before:
+                return number + 1
+    raise AssertionError
+
+
+LINGER_ZERO = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def noise(size: int) -> str:
+    """A text that shrinks to its half at best."""
+    return random.randbytes(size // 2).hex()
+
+
+def test_what_a_ping_has_confirmed_is_not_at_risk() -> None:
+    def script(peer: Peer) -> None:
+        peer.accept()
+        for _ in range(3):
+            assert peer.read_frame().opcode == TEXT
+        ping = peer.read_frame()
+        peer.send(bytes([0x8A, len(ping.payload)]) + ping.payload)
+        assert peer.read_frame().payload == b"at risk"
+        peer.reset()
+
+    with RawServer(Visits(script, accept_and(until_close))) as server:
+        ws = Heard(server.url, compression=None)
+        assert ws.next()[0] == "open"
+        for number in range(3):
+            ws.send(str(number))
+        ws.ping()
+        ws.send("at risk")
+        while not isinstance(ws.next(), CloseEvent):
+            pass
+        assert ws.at_risk == 1
+        ws.close()
+        ws.wait_closed(LIMIT)
+
+
+# --- The end for good
+
+
+def answer(status: int, *headers: str) -> Callable[[Peer], None]:
+    def script(peer: Peer) -> None:
+        assert peer.request
+        lines = [f"HTTP/1.1 {status} No", "Content-Length: 0", *headers, "", ""]
+        peer.send("\r\n".join(lines).encode())
+
+    return script
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_a_refusal_is_final(status: int) -> None:
+    with RawServer(answer(status)) as server:
+        ws = Heard(server.url)
+        error = ws.next()
+        assert isinstance(error, HandshakeError)
+        assert error.status == status
+        assert ws.next().retry_in is None
+        with pytest.raises(HandshakeError):
+            ws.wait_open(LIMIT)
+        with pytest.raises(ConnectionClosed):
+            ws.send("x")
+
+
+@pytest.mark.parametrize("code", [1002, 1003, 1007, 1008, 1009, 1010])
+def test_a_close_code_can_be_final(code: int) -> None:
+    def script(peer: Peer) -> None:
+        peer.accept(after=close_frame(code, "no"))
+        peer.read_until_close()
+
+    with RawServer(script) as server:
+        ws = Heard(server.url)
+        assert ws.next()[0] == "open"
+        assert (event := ws.next()).code == code
+        assert event.retry_in is None
+        assert ws.wait_closed(LIMIT) == event
+
+
+def test_a_message_that_is_too_big_is_final() -> None:
+    def script(peer: Peer) -> None:
+        peer.accept(after=text("x" * 101))
+        peer.read_until_close()
+
+    with RawServer(script) as server:
+        ws = Heard(server.url, max_size=100)
+        assert ws.next()[0] == "open"
+        assert isinstance(ws.next(), MessageTooBig)
+        assert ws.next().retry_in is None
+
+
+def test_should_reconnect_has_the_last_word() -> None:
+    class Twice(Heard):
+        def should_reconnect(self, event: CloseEvent) -> bool:
+            self.events.put(event)
+            return self.retry_count < 2
+
+    with RawServer(reset_at_once) as server:
+        ws = Twice(server.url)
+        heard = []
+        while not (heard and isinstance(heard[-1], CloseEvent) and heard[-1].retry_in is None):
+            heard.append(ws.next())
+        events = [event for event in heard if isinstance(event, CloseEvent)]
+        assert [event.retry_in is None for event in events] == [False, False, False, True]
+        assert ws.wait_closed(LIMIT).code == 1006
+
+
+def test_an_exception_in_should_reconnect_is_logged(log: Any) -> None:
+    class Broken(Heard):
+        def should_reconnect(self, event: CloseEvent) -> bool:
+            raise ZeroDivisionError
+
+    with RawServer(Visits(reset_at_once, accept_and(until_close))) as server:
+        ws = Broken(server.url)
+        opened = 0
+        while opened < 2:
+            opened += ws.next() == ("open", WebSocket.OPEN)
+        ws.close()
+        ws.wait_closed(LIMIT)
+    assert len(log.errors()) == 1
+
+
+def test_close_while_there_is_no_connection_ends_it_at_once(away: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_backoff, "FIRST_DELAY", 1000)
+    monkeypatch.setattr(_backoff, "MAX_DELAY", 1000)
+    ws = Heard(away)
+    assert isinstance(ws.next(), ConnectionFailed)
+    start = time.monotonic()
+    ws.close()
+    assert isinstance(ws.next(), Cancelled)
+    assert ws.next().retry_in is None
+    assert ws.wait_closed(LIMIT).code == 1006
+    assert time.monotonic() - start < 2
+
+
+def test_close_in_a_handler_ends_it() -> None:
+    class Once(Heard):
+        def onclose(self, event: CloseEvent) -> None:
+            super().onclose(event)
+            self.close()
+
+    with RawServer(reset_at_once) as server:
+        ws = Once(server.url)
+        assert ws.next()[0] == "open"
+        assert isinstance(ws.next(), ConnectionClosed)
+        assert ws.next().retry_in is not None
+        assert isinstance(ws.next(), Cancelled)
+        assert ws.next().retry_in is None
+        assert ws.wait_closed(LIMIT).code == 1006
+
+
+def test_with_closes_it(echo: str) -> None:
+    with ReconnectingWebSocket(echo) as ws:
+        ws.send("x")
+        assert ws.recv(LIMIT) == "x"
+    assert ws.readyState == WebSocket.CLOSED
+    assert ws.at_risk == 0
+
+
+# --- What is asked before each attempt
+
+
+def test_retry_after_is_heeded() -> None:
+    with RawServer(Visits(answer(503, "Retry-After: 1"), accept_and(until_close))) as server:
+        start = time.monotonic()
+        with ReconnectingWebSocket(server.url):
+            assert 1 <= time.monotonic() - start < 3
+
+
+def test_the_token_is_asked_for_again_after_401() -> None:
+    tokens = iter(["old", "new"])
+    seen: list[str] = []
+
+    def script(peer: Peer) -> None:
+        seen.append(peer.headers["authorization"])
+        if seen[-1] == "Bearer old":
+            answer(401)(peer)
+        else:
+            peer.accept()
+            until_close(peer)
+
+    with (
+        RawServer(script) as server,
+        ReconnectingWebSocket(server.url, headers=lambda: {"Authorization": f"Bearer {next(tokens)}"}),
+    ):
+        assert seen == ["Bearer old", "Bearer new"]
+
+
+def test_url_and_protocols_may_be_functions_that_run_on_a_thread_of_their_own() -> None:
+    threads: set[str] = set()
+    paths: list[str] = []
+
+    def script(peer: Peer) -> None:
+        paths.append(f"{peer.path} {peer.headers['sec-websocket-protocol']}")
+        if peer.number:
+            peer.accept(protocol="v1")
+            until_close(peer)
+        else:
+            peer.reset()
+
+    def ask(kind: str) -> str:
+        threads.add(threading.current_thread().name)
+        return f"{server.url}{len(paths)}" if kind == "url" else f"v{len(paths)}"
+
+    with RawServer(script) as server:
+        ws = ReconnectingWebSocket(lambda: ask("url"), lambda: ask("protocol"))
+        assert ws.url in ("ws://not-known-yet/", f"{server.url}0")
+        with ws:
+            assert paths == ["/0 v0", "/1 v1"]
+            assert (ws.url, ws.protocol) == (f"{server.url}1", "v1")
+    assert threads == {"nwebsocket-ask"}
+
+
+def test_a_name_that_cannot_be_found_for_a_while(echo: str) -> None:
+    urls = itertools.chain(["ws://no..such.host/"] * 2, itertools.repeat(echo))
+    ws = Heard(lambda: next(urls))
+    assert isinstance(ws.next(), ConnectionFailed)
+    assert isinstance(ws.next(), ConnectionFailed)
+    assert ws.next()[0] == "open"
+    ws.close()
+    ws.wait_closed(LIMIT)
+
+
+def test_an_exception_while_asking_is_an_error_like_others(echo: str) -> None:
+    asked = itertools.count()
+
+    def url() -> str:
+        return [lambda: 1 / 0, lambda: "nonsense", lambda: 7, lambda: echo][next(asked)]()  # type: ignore[return-value]
+
+    ws = Heard(url)
+    assert "ZeroDivisionError" in str(ws.next())
+    assert "nonsense" in str(ws.next())
+    assert "the URL must be a str" in str(ws.next())
+    assert ws.next()[0] == "open"
+    ws.close()
+    ws.wait_closed(LIMIT)
+
+
+# --- With queries
+
+
+def test_a_query_in_flight_fails_at_a_loss_and_the_next_one_is_answered() -> None:
+    class Feed(QueryMixin, ReconnectingWebSocket):
+        pass
+
+    def lose(peer: Peer) -> None:
+        peer.accept()
+        peer.read_frame()
+        peer.reset()
+
+    def reflect(peer: Peer) -> None:
+        peer.accept()
+        peer.send(text(peer.read_frame().payload.decode()))
+        until_close(peer)
+
+    with RawServer(Visits(lose, reflect)) as server, Feed(server.url, compression=None) as feed:
+        with pytest.raises(ConnectionClosed, match="reset by peer"):
+            feed.query({"x": 1}).result(LIMIT)
+        assert feed.query({"x": 2}).result(LIMIT)["x"] == 2
+        assert (feed.stats.failed, feed.stats.answered) == (1, 1)
