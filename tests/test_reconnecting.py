@@ -530,21 +530,57 @@ def test_an_exception_while_asking_is_an_error_like_others(echo: str) -> None:
 # --- With queries
 
 
-def test_a_query_in_flight_fails_at_a_loss_and_the_next_one_is_answered() -> None:
-    class Feed(QueryMixin, ReconnectingWebSocket):
+class Feed(QueryMixin, ReconnectingWebSocket):
+    """Both."""
+
+
+def lose_one(peer: Peer) -> None:
+    peer.accept()
+    peer.read_frame()
+    peer.reset()
+
+
+def reflect_one(peer: Peer) -> None:
+    peer.accept()
+    peer.send(text(peer.read_frame().payload.decode()))
+    until_close(peer)
+
+
+def test_a_query_that_may_be_asked_twice_is_asked_again() -> None:
+    with RawServer(Visits(lose_one, lose_one, reflect_one)) as server, Feed(server.url, compression=None) as feed:
+        query = feed.query({"x": 1}, retry=True)
+        assert query.result(LIMIT)["x"] == 1
+        assert (feed.stats.failed, feed.stats.answered, feed.stats.messages_sent) == (0, 1, 3)
+
+
+def test_a_query_that_still_waits_is_not_sent_twice() -> None:
+    asked: list[str] = []
+
+    def count(peer: Peer) -> None:
+        peer.accept()
+        asked.append(peer.read_frame().payload.decode())
+        peer.send(text(asked[-1]))
+        asked.extend(until_close(peer))
+
+    with RawServer(Visits(reset_at_once, reset_at_once, count)) as server:
+        feed = Feed(server.url, compression=None)
+        query = feed.query({"x": 1}, retry=True)  # perhaps taken by one of the first two, perhaps not
+        assert query.result(LIMIT)["x"] == 1
+        feed.close()
+        feed.wait_closed(LIMIT)
+    assert len(asked) == 1
+
+
+def test_retry_is_for_what_comes_back(echo: str) -> None:
+    class Plain(QueryMixin, WebSocket):
         pass
 
-    def lose(peer: Peer) -> None:
-        peer.accept()
-        peer.read_frame()
-        peer.reset()
+    with Plain(echo) as plain, pytest.raises(InvalidArgument, match="retry=True is for a ReconnectingWebSocket"):
+        plain.query({"x": 1}, retry=True)
 
-    def reflect(peer: Peer) -> None:
-        peer.accept()
-        peer.send(text(peer.read_frame().payload.decode()))
-        until_close(peer)
 
-    with RawServer(Visits(lose, reflect)) as server, Feed(server.url, compression=None) as feed:
+def test_a_query_in_flight_fails_at_a_loss_and_the_next_one_is_answered() -> None:
+    with RawServer(Visits(lose_one, reflect_one)) as server, Feed(server.url, compression=None) as feed:
         with pytest.raises(ConnectionClosed, match="reset by peer"):
             feed.query({"x": 1}).result(LIMIT)
         assert feed.query({"x": 2}).result(LIMIT)["x"] == 2

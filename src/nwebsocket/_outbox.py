@@ -149,6 +149,10 @@ class OutboxBridge(Bridge):
             self._holding = False
             return False
 
+    def wants_confirmation(self) -> bool:
+        """Whether there are messages of which nobody knows, and no ping that will tell is on its way."""
+        return self.framed_messages > self._confirmed and not self._pinged
+
     def pinged(self, payload: bytes) -> None:
         self._pinged[payload] = self.framed_messages
 
@@ -184,9 +188,20 @@ class OutboxBridge(Bridge):
             self._confirmed = self.framed_messages
             self._forget_connection()
             self._wake()
-        if self.sifter is not None and was_open:
-            self.sifter.ended(lambda: self._error_of(ending))
+        if self.sifter is not None and was_open and not self.closed_locally:
+            self._send_again(self.sifter.lost(lambda: self._error_of(ending)))
         return was_open
+
+    def _send_again(self, messages: list[Message]) -> None:
+        """Have these go out first on the next connection, but for those that wait already."""
+        with self.lock:
+            waiting = set(self.kept)
+            again = [message for message in messages if message not in waiting]
+            self.kept.extendleft(reversed(again))
+            size = sum(message[2] for message in again)
+            self.kept_bytes += size
+            self.accepted_bytes += size
+            self.accepted_messages += len(again)
 
     def _count_kept_as_unwritten(self) -> None:
         self.framed_messages = self.accepted_messages - len(self.kept)

@@ -15,16 +15,21 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, NamedTuple
 
+from . import _loop
 from ._backoff import Backoff, is_final
 from ._bridge import Ending, describe
 from ._callbacks import Callbacks
 from ._curio import CancelledError, Event, Task, current_task, disable_cancellation, in_thread, sleep
 from ._log import log
+from ._loop_thread import Timer
 from ._options import Options
 from ._outbox import OutboxBridge
 from ._session import Session, conclude
 from ._url import URL
 from .exceptions import Cancelled, ConnectionFailed, ConnectionLost, WebSocketError
+
+CONFIRM_INTERVAL = 1.0
+"""Seconds between two looks whether a ping would tell what has arrived."""
 
 
 class Target(NamedTuple):
@@ -158,7 +163,10 @@ class Supervisor:
 
 
 class _Attempt(Session):
-    """A connection whose end is not the end of everything."""
+    """A connection whose end is not the end of everything.
+
+    It pings while messages are on their way: what was sent before an answered ping has arrived, and is not at risk.
+    """
 
     ending: Ending
     lived = 0.0
@@ -169,13 +177,28 @@ class _Attempt(Session):
         self._origin = target.url.origin
         self._outbox = bridge
         self._opened_at: float | None = None
+        self._confirming: Timer | None = None
 
     def _bridge_opened(self) -> bool:
         self._callbacks.opened_again(self._origin)
         self._opened_at = monotonic()
         return super()._bridge_opened()
 
+    async def _serve(self) -> None:
+        await self._confirm_later()
+        await super()._serve()
+
+    async def _confirm_later(self) -> None:
+        self._confirming = await _loop.current().call_at(monotonic() + CONFIRM_INTERVAL, self._confirm)
+
+    async def _confirm(self) -> None:
+        if self._outbox.wants_confirmation():
+            await self.ping([])
+        await self._confirm_later()
+
     def _conclude(self, ending: Ending) -> None:
+        if self._confirming is not None:
+            self._confirming.cancel()
         self.ending = ending
         if self._opened_at is not None:
             self.lived = monotonic() - self._opened_at

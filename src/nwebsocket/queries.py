@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from . import _loop, _waiting
 from ._log import log
 from ._options import check_timeout
+from ._payload import Message, message_of
 from .exceptions import ConnectionClosed, InvalidArgument, QueryTimeout
 from .websocket import Stats, WebSocket, reading, sifters
 
@@ -89,6 +90,7 @@ class Query(Future[Any]):
         self._result = None
         self._exception = None
         self._queries = queries
+        self.again: str | bytes | None = None  # what to send again on another connection
         self.tag = tag
         """What tells the reply to this query from others."""
 
@@ -322,15 +324,28 @@ class _Queries:
         self._waiting.clear()
         self.ended(self.bridge.closed_error)
 
+    def lost(self, error: Callable[[], ConnectionClosed]) -> list[Message]:
+        """A connection has ended, and another one will follow: return the messages of the queries to be sent again; the
+        others fail, each with an `error` of its own.
+        """
+        queries = list(self.open.values())
+        for query in queries:
+            if query.again is None:
+                self._fail(query, error)
+        return [message_of(query.again) for query in queries if query.again is not None]
+
     def ended(self, error: Callable[[], ConnectionClosed]) -> None:
-        """The connection has ended, and with it all its queries, each with an `error` of its own."""
+        """The connection has ended for good, and with it all its queries."""
         while self.open:
-            tag = next(iter(self.open), None)
-            query = None if tag is None else self.open.pop(tag, None)
-            if query is not None:
-                self.count("failed")
-                query.settle(FINISHED, exception=error())
+            for query in list(self.open.values()):
+                self._fail(query, error)
         while self._waiting:
+            self._wake_one()
+
+    def _fail(self, query: Query, error: Callable[[], ConnectionClosed]) -> None:
+        if self.open.pop(query.tag, None) is not None:
+            self.count("failed")
+            query.settle(FINISHED, exception=error())
             self._wake_one()
 
 
@@ -354,11 +369,13 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         if WebSocket in order and order.index(WebSocket) < order.index(QueryMixin):
             raise TypeError(f"class {cls.__name__}: QueryMixin must stand before WebSocket among its bases")
 
-    def query(self, request: Any, timeout: float | None = None) -> Query:
+    def query(self, request: Any, timeout: float | None = None, *, retry: bool = False) -> Query:
         """Send a request with a fresh tag; return the Query, a concurrent.futures.Future of the answer.
 
         ``request``  whatever tag_request() takes: a mapping, to be sent as a JSON object
         ``timeout``  seconds until the query fails with QueryTimeout (a TimeoutError); None: with the connection
+        ``retry``    of a ReconnectingWebSocket: do not fail when the connection is lost, but send the request again on
+                     the next one. The server may then see it twice: for what may be asked twice
 
         Waits while `max_queries` are in flight, and as send() does. Raises what tag_request() and send() raise; then
         nothing has been sent. The query fails with ConnectionClosed when the connection ends. From any thread, also
@@ -366,9 +383,14 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         """
         check_timeout(timeout)
         queries: _Queries = self._nwebsocket.sifter
+        if retry and not queries.bridge.keeps:
+            raise InvalidArgument("retry=True is for a ReconnectingWebSocket: this one does not come back")
         query = queries.add(self.max_queries)
         try:
-            self.send(self.tag_request(request, query.tag))
+            data = self.tag_request(request, query.tag)
+            if retry:
+                query.again = _lasting(data)
+            self.send(data)
             if timeout is not None:
                 queries.expire_at(monotonic() + timeout, query)
         except BaseException:
@@ -409,6 +431,12 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         queries, base = self._nwebsocket.sifter, super().stats
         counts = {field.name: getattr(base, field.name) for field in fields(base)}
         return QueryStats(**counts, in_flight=len(queries.open), **queries.counts)
+
+
+def _lasting(data: Any) -> str | bytes:
+    if not isinstance(data, (str, bytes)):
+        raise TypeError(f"with retry=True, tag_request() must return str or bytes, not {type(data).__name__}")
+    return data
 
 
 sifters.append((QueryMixin, _Queries))
