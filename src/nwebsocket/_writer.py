@@ -93,11 +93,13 @@ class Writer:
             self._writing = True
             try:
                 sent = transport.sent_before
-                in_batch = [(message, len(frame))] if bridge.keeps else []
+                if bridge.keeps:
+                    in_batch = [(message, len(frame))]
                 # Assignments in a row, which nothing interrupts: the message is accepted and framed, or it is not.
                 transport.batch = frame
-                self._batch = frame if in_batch else b""
-                self._in_batch = in_batch
+                if bridge.keeps:
+                    self._batch = frame
+                    self._in_batch = in_batch
                 self._sent_before = sent
                 self._bytes_before = bridge.framed_bytes
                 self._messages_before = bridge.framed_messages
@@ -177,8 +179,8 @@ class Writer:
         if not taken or not self._protocol.can_send:
             return False
         frames: Buffer
-        in_batch: list[tuple[Message, int]] = []
         if bridge.keeps:
+            in_batch: list[tuple[Message, int]] = []
             count, size = _measure(taken)
             frames = self._frames_one_by_one(taken[:count], in_batch)
         elif len(taken) == 1:
@@ -191,8 +193,9 @@ class Writer:
         framed_bytes, framed_messages = bridge.framed_bytes + size, bridge.framed_messages + count
         # Assignments in a row, which nothing interrupts: a message is either still taken, or framed.
         transport.batch = frames
-        self._batch = frames if in_batch else b""
-        self._in_batch = in_batch
+        if bridge.keeps:
+            self._batch = frames
+            self._in_batch = in_batch
         del taken[:count]
         self._sent_before = sent
         self._bytes_before = bridge.framed_bytes
