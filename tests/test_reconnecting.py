@@ -7,6 +7,7 @@ import queue
 import random
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -148,6 +149,60 @@ def test_what_is_sent_while_away_is_kept_and_what_onopen_sends_goes_first() -> N
     assert ws.stats.messages_sent == 503
 
 
+def test_a_slow_handler_hears_everything_in_order() -> None:
+    """The next connection is not opened before the handlers have heard of the end of the last one."""
+    again = threading.Event()
+
+    def second(peer: Peer) -> None:
+        again.set()
+        peer.accept()
+        until_close(peer)
+
+    class Slow(Heard):
+        def onmessage(self, message: Any) -> None:
+            again.wait(0.2)  # for longer than it would take
+            super().onmessage(message)
+
+    with RawServer(Visits(accept_and(lambda peer: peer.send(text("one"))), second)) as server:
+        ws = Slow(server.url)
+        heard = [ws.next() for _ in range(5)]
+        assert [type(event).__name__ for event in heard] == ["tuple", "str", "ConnectionLost", "CloseEvent", "tuple"]
+        ws.close()
+        ws.wait_closed(LIMIT)
+
+
+def test_a_loss_while_the_open_handler_runs_loses_nothing() -> None:
+    got: list[list[str]] = []
+    lost = threading.Event()
+
+    class Slow(Heard):
+        def onopen(self) -> None:
+            self.send("hello", keep=False)
+            if not lost.is_set():
+                assert lost.wait(LIMIT)
+                while self.readyState == WebSocket.OPEN:
+                    time.sleep(0.001)
+                self.send("from the first onopen")
+            self.events.put("opened")
+
+    def first(peer: Peer) -> None:
+        peer.accept()
+        assert peer.read_frame().payload == b"hello"
+        peer.reset()
+        lost.set()
+
+    with RawServer(Visits(first, accept_and(lambda peer: got.append(until_close(peer))))) as server:
+        ws = Slow(server.url, compression=None)
+        ws.send("kept 1")
+        ws.send("kept 2")
+        assert [ws.next() for _ in range(1)] == ["opened"]
+        while ws.next() != "opened":
+            pass
+        ws.close()
+        ws.wait_closed(LIMIT)
+    assert got == [["hello", "kept 1", "kept 2", "from the first onopen"]]
+
+
 def test_recv_goes_on_from_one_connection_to_the_next() -> None:
     def numbered(peer: Peer) -> None:
         peer.accept()
@@ -267,8 +322,9 @@ def test_what_the_system_had_not_taken_is_sent_again_once_and_in_order(how: str,
     tls = {"ssl": ca.server()} if how == "tls" else {}
     compression = "deflate" if how == "compressed" else None
     with echo_server(handler=read, compression=compression, close_timeout=0.1, **tls) as server:
-        ws = ReconnectingWebSocket(server.url, ssl=ca.client() if tls else None, compression=compression)
+        ws = Counting(server.url, ssl=ca.client() if tls else None, compression=compression)
         ws.wait_open(LIMIT)
+        handshake = ws.stats.bytes_sent
         total = fill(ws, size)
         stuck.set()
         first = got.get(timeout=LIMIT)
@@ -282,6 +338,24 @@ def test_what_the_system_had_not_taken_is_sent_again_once_and_in_order(how: str,
     assert second == list(range(second[0], total)), "what was kept: to the end, in order, each once"
     assert second[0] >= 5, "nothing twice"
     assert ws.at_risk == second[0], "no ping was answered before the loss: all that had been taken is at risk"
+    if how == "plain":
+        sizes = itertools.accumulate(wire_size(f"{number} ", size) for number in range(total))
+        assert second[0] == sum(end <= ws.taken - handshake for end in sizes), "just what had not been taken to its end"
+
+
+class Counting(ReconnectingWebSocket):
+    """Knows how many bytes the system had taken at the first loss."""
+
+    taken = 0
+
+    def onclose(self) -> None:
+        self.taken = self.taken or self.stats.bytes_sent
+
+
+def wire_size(prefix: str, size: int) -> int:
+    """Of the frame of a message that begins with the prefix (RFC 6455 section 5.2)."""
+    length = len(prefix) + size
+    return length + 4 + (2 if length < 126 else 4 if length < 65_536 else 10)
 
 
 def fill(ws: WebSocket, size: int) -> int:
@@ -516,10 +590,12 @@ def test_an_exception_while_asking_is_an_error_like_others(echo: str) -> None:
     asked = itertools.count()
 
     def url() -> str:
-        return [lambda: 1 / 0, lambda: "nonsense", lambda: 7, lambda: echo][next(asked)]()  # type: ignore[return-value]
+        ways = [lambda: 1 / 0, sys.exit, lambda: "nonsense", lambda: 7, lambda: echo]
+        return ways[next(asked)]()  # type: ignore[no-any-return, operator]
 
     ws = Heard(url)
     assert "ZeroDivisionError" in str(ws.next())
+    assert "SystemExit" in str(ws.next())
     assert "nonsense" in str(ws.next())
     assert "the URL must be a str" in str(ws.next())
     assert ws.next()[0] == "open"

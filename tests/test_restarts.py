@@ -95,6 +95,7 @@ def test_a_server_that_is_killed_again_and_again(tmp_path: Path, monkeypatch: py
         server = start_server(port, log)
         ws = Feed(f"ws://127.0.0.1:{port}/", compression=None).wait_open(LIMIT)
         before = open_descriptors(), threading.active_count()
+        memory = resident()
         sender = threading.Thread(target=send_numbers, args=(ws, stop, sent))
         sender.start()
         for _ in range(measure.size(10, 200)):
@@ -108,12 +109,14 @@ def test_a_server_that_is_killed_again_and_again(tmp_path: Path, monkeypatch: py
             with contextlib.suppress(ConnectionClosed):
                 ws.ping(LIMIT)
         after = open_descriptors(), threading.active_count() - 1  # the callback thread, which was about to start
+        memory = resident() - memory
         ws.close()
         ws.wait_closed(LIMIT)
         kill(server)
     received = [int(line) for line in log.read_text().split("\n")[:-1] if line]
     gaps = [b - a - 1 for a, b in itertools.pairwise([-1, *received, sent[0]]) if b - a != 1]
     print(f"\n{ws.losses} losses: {sent[0]} sent, {len(received)} arrived, {ws.at_risk} at risk, {sum(gaps)} lost")
+    print(f"{memory / 2**20:.1f} MiB more memory")
     assert ws.losses >= measure.size(10, 200) / 2  # a server may be killed before it is found again
     assert ws.out_of_order == []
     assert received == sorted(set(received)), "each once and in order"
@@ -121,6 +124,13 @@ def test_a_server_that_is_killed_again_and_again(tmp_path: Path, monkeypatch: py
     assert sum(gaps) <= ws.at_risk, "what is lost was at risk"
     assert sent[0] - len(received) == sum(gaps)
     assert after <= before
+    assert memory < 32 * 2**20
+
+
+def resident() -> int:
+    """Bytes of this process's memory."""
+    path = Path("/proc/self/statm")
+    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else 0
 
 
 def open_descriptors() -> int:

@@ -107,7 +107,7 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
         with contextlib.suppress(InvalidStateError):
             try:
                 result = function()
-            except Exception as error:
+            except BaseException as error:  # SystemExit, too: somebody waits
                 future.set_exception(error)
             else:
                 future.set_result(result)

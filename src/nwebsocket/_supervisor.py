@@ -97,7 +97,7 @@ class Supervisor:
             raise
         except WebSocketError as error:
             return _failure(error)
-        except Exception as error:
+        except BaseException as error:  # sys.exit() in a function of the user's ends no socket
             failure = ConnectionFailed(f"asking for the URL, the headers or the protocols failed: {error!r}")
             failure.__cause__ = error
             return _failure(failure)

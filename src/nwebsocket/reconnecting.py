@@ -186,7 +186,7 @@ def _user_decides(owner: Callable[[], ReconnectingWebSocket | None]) -> Callable
                     CloseEvent("close", socket, ending.code, ending.reason, ending.clean, retry_in=seconds)
                 )
             )
-        except Exception:
+        except BaseException:
             log.exception("exception in should_reconnect() of %s: it goes on", type(socket).__name__)
             return True
 
