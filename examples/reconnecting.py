@@ -27,9 +27,9 @@ class Numbers(ReconnectingWebSocket):
         self.received.append(int(message))
 
     def onclose(self, event: CloseEvent) -> None:
-        self.opened.clear()
         if event.retry_in is not None:
-            print(f"{self.connections + 1}: lost")
+            print(f"{self.connections}: lost")
+        self.opened.clear()
 
 
 def reflect(connection: ServerConnection) -> None:

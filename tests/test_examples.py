@@ -12,7 +12,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 SAID = {
     "quickstart.py": ["text: hello", "text: no await in sight", "bytes: c0 ff ee", "closed"],
-    "reconnecting.py": ["1: connected", "2: lost", "2: connected", "each number arrived once and in order"],
+    "reconnecting.py": ["1: connected", "1: lost", "2: connected", "each number arrived once and in order"],
     "queries.py": ["news: welcome", "100 queries answered, each with its own answer", "12 squared is 144"],
 }
 

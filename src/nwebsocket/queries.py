@@ -20,8 +20,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, Future
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from concurrent.futures._base import FINISHED
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from time import monotonic
@@ -31,6 +30,7 @@ from . import _loop, _waiting
 from ._log import log
 from ._options import check_timeout
 from ._payload import Message, message_of
+from ._query import Query
 from .exceptions import ConnectionClosed, InvalidArgument, QueryTimeout
 from .websocket import Stats, WebSocket, reading, sifters
 
@@ -57,127 +57,6 @@ class QueryStats(Stats):
     cancelled: int
     failed: int  # the connection ended, or the message could not be sent
     late_replies: int  # replies to queries that had timed out or been cancelled, dropped
-
-
-class _OnDemand:
-    """An attribute that is made when it is first asked for: most queries never need what a Future is made of."""
-
-    def __init__(self, make: Any) -> None:
-        self._make = make
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        return self if instance is None else instance.__dict__.setdefault(self._name, self._make())
-
-
-class Query(Future[Any]):
-    """A query under way: a concurrent.futures.Future of the answer.
-
-    result(), exception(), cancel() and all else that a Future can do may be called from any thread; but what would
-    wait raises RuntimeError on the loop thread. A done callback may run there, too: it must be short.
-    """
-
-    # What makes a Future a thing to wait for takes longer to make than all the rest.
-    _condition = _OnDemand(threading.Condition)
-    _waiters = _OnDemand(list)
-    _done_callbacks = _OnDemand(list)
-    _sleepers = _OnDemand(list)
-
-    def __init__(self, queries: _Queries, tag: int) -> None:
-        self._state = PENDING
-        self._result = None
-        self._exception = None
-        self._queries = queries
-        self.again: str | bytes | None = None  # what to send again on another connection
-        self.tag = tag
-        """What tells the reply to this query from others."""
-
-    def cancel(self) -> bool:
-        """Give the query up, unless it is done; return whether it is cancelled. A reply that still comes is dropped."""
-        if self._queries.give_up(self.tag):
-            self._queries.count("cancelled")
-            self.settle(CANCELLED_AND_NOTIFIED)
-        return self.cancelled()
-
-    def cancelled(self) -> bool:
-        """Whether it was cancelled."""
-        return bool(self._state == CANCELLED_AND_NOTIFIED)
-
-    def running(self) -> bool:
-        """False: until there is an answer, a query can be cancelled."""
-        return False
-
-    def done(self) -> bool:
-        """Whether it has an answer, has failed, or was cancelled."""
-        return bool(self._state != PENDING)
-
-    def result(self, timeout: float | None = None) -> Any:
-        """Wait for the answer and return it.
-
-        Raises what the query failed with, CancelledError, QueryTimeout (a TimeoutError) after `timeout` seconds (the
-        query goes on), and RuntimeError on the loop thread.
-        """
-        error = self.exception(timeout)
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error, self  # the traceback refers to them, and they to it
-        return self._result
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the answer; return what the query failed with, or None. Raises what result() raises otherwise."""
-        if self._state == PENDING:
-            self._wait(timeout)
-        if self._state == CANCELLED_AND_NOTIFIED:
-            raise CancelledError
-        error: BaseException | None = self._exception
-        return error
-
-    def _wait(self, timeout: float | None) -> None:
-        check_timeout(timeout)
-        if _loop.is_loop_thread():
-            raise RuntimeError("waiting for a query would block the loop thread, which has to bring its answer")
-        deadline = None if timeout is None else monotonic() + timeout
-        self._queries.bridge.write_now()
-        waiter = threading.Lock()
-        waiter.acquire()
-        self._sleepers.append(waiter)
-        try:
-            if self._state == PENDING and not _waiting.acquire(waiter, deadline) and self._state == PENDING:
-                raise QueryTimeout(f"no answer within {timeout:g} s")
-        finally:
-            if waiter in self._sleepers:
-                self._sleepers.remove(waiter)
-
-    def settle(self, state: str, result: Any = None, exception: BaseException | None = None) -> None:
-        """Have it done; by whoever has taken it out of `_Queries.open`."""
-        self._result = result
-        self._exception = exception
-        self._state = state  # last: who sees it sees the others
-        made = self.__dict__
-        if "_condition" in made:
-            self._tell_waiters()
-        if "_sleepers" in made:
-            sleepers = made["_sleepers"]
-            while sleepers:
-                sleepers.pop().release()
-        if "_done_callbacks" in made:
-            self._invoke_callbacks()  # type: ignore[attr-defined]
-
-    def _tell_waiters(self) -> None:
-        """Tell concurrent.futures.wait() and as_completed()."""
-        with self._condition:
-            for waiter in self._waiters:
-                if self._state == CANCELLED_AND_NOTIFIED:
-                    waiter.add_cancelled(self)
-                elif self._exception is not None:
-                    waiter.add_exception(self)
-                else:
-                    waiter.add_result(self)
-            self._condition.notify_all()
 
 
 class _Queries:
