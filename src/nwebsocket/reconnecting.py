@@ -3,9 +3,12 @@
 What can be known about a message when its connection is lost:
 
 - The operating system had not taken all of it: it cannot have arrived. It is sent again, in order, once.
-- The operating system had taken it, and the server has answered a ping that was sent after it: it has arrived.
+- The operating system had taken it, and the server has answered a ping that was sent after it: it has reached the
+  server, whose application may still have lost it, if it died at that moment.
 - The operating system had taken it, no more: nobody can say. It is *at risk*, counted in `at_risk`, and not sent again,
-  because it might arrive twice. What must not be lost, the server has to acknowledge: use queries.
+  because it might arrive twice.
+
+What must not be lost, the server's application has to acknowledge: use queries.
 """
 
 from __future__ import annotations

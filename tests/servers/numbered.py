@@ -1,7 +1,8 @@
 """A WebSocket server to be killed: python numbered.py PORT LOG
 
 Sends its process id and a number, one after the other, to each client, and appends each message that comes to the file
-LOG before it reads the next. Says "ready" when it listens.
+LOG. It answers a ping or a Close frame only after the messages before it are in the file, as few servers do: so an
+answered ping says all that it can say. Says "ready" when it listens.
 """
 
 from __future__ import annotations
@@ -11,31 +12,65 @@ import os
 import socket
 import sys
 import threading
+from typing import BinaryIO
 
-import websockets.exceptions
-from websockets.sync.server import ServerConnection, serve
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 
 
-def push(connection: ServerConnection) -> None:
-    number = 0
-    with contextlib.suppress(websockets.exceptions.ConnectionClosed):
-        while True:
-            connection.send(f"{os.getpid()} {number}")
-            number += 1
+class Connection:
+    """One client, served by two threads."""
+
+    def __init__(self, sock: socket.socket, log: BinaryIO) -> None:
+        self._sock = sock
+        self._log = log
+        self._protocol = ServerProtocol(max_size=None)
+        self._lock = threading.Lock()  # for the protocol and for sending
+
+    def serve(self) -> None:
+        with self._sock, contextlib.suppress(OSError):
+            while data := self._sock.recv(65_536):
+                with self._lock:
+                    self._protocol.receive_data(data)
+                    for event in self._protocol.events_received():
+                        self._on_event(event)
+                    self._flush()
+
+    def _on_event(self, event: object) -> None:
+        if isinstance(event, Request):
+            self._protocol.send_response(self._protocol.accept(event))
+            threading.Thread(target=self._push, daemon=True).start()
+        elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
+            self._log.write(bytes(event.data) + b"\n")
+
+    def _push(self) -> None:
+        number = 0
+        with contextlib.suppress(Exception):  # of the socket or of the protocol: the client has gone
+            while True:
+                with self._lock:
+                    self._protocol.send_text(f"{os.getpid()} {number}".encode())
+                    self._flush()
+                number += 1
+
+    def _flush(self) -> None:
+        for data in self._protocol.data_to_send():
+            if data:
+                self._sock.sendall(data)
+            else:
+                self._sock.shutdown(socket.SHUT_WR)
 
 
 def main(port: int, path: str) -> None:
-    def handle(connection: ServerConnection) -> None:
-        threading.Thread(target=push, args=(connection,), daemon=True).start()
-        log.writelines(f"{message}\n".encode() for message in connection)
-
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
     listener.listen()
-    with open(path, "ab", buffering=0) as log, serve(handle, sock=listener, compression=None) as server:
+    with open(path, "ab", buffering=0) as log:
         print("ready", flush=True)
-        server.serve_forever()
+        while True:
+            sock, _ = listener.accept()
+            threading.Thread(target=Connection(sock, log).serve, daemon=True).start()
 
 
 if __name__ == "__main__":
