@@ -21,6 +21,8 @@ BATCH_BYTES = 256 * 1024
 BATCH_MESSAGES = 256
 """What is framed and given to the operating system in one go; a bound keeps bufferedAmount a live figure."""
 
+_NOTHING_KEPT: tuple[Buffer, list[tuple[Message, int]]] = (b"", [])
+
 BATCHES_IN_A_ROW = 4
 """... and after so many of them (some 10 ms) the other connections get their turn."""
 
@@ -93,13 +95,12 @@ class Writer:
             self._writing = True
             try:
                 sent = transport.sent_before
-                if bridge.keeps:
-                    in_batch = [(message, len(frame))]
-                # Assignments in a row, which nothing interrupts: the message is accepted and framed, or it is not.
+                batch, in_batch = (frame, [(message, len(frame))]) if bridge.keeps else _NOTHING_KEPT
+                # Assignments in a row, which nothing interrupts (a branch can be, in Python 3.10): the message is
+                # accepted and framed, or it is not.
                 transport.batch = frame
-                if bridge.keeps:
-                    self._batch = frame
-                    self._in_batch = in_batch
+                self._batch = batch
+                self._in_batch = in_batch
                 self._sent_before = sent
                 self._bytes_before = bridge.framed_bytes
                 self._messages_before = bridge.framed_messages
@@ -179,10 +180,11 @@ class Writer:
         if not taken or not self._protocol.can_send:
             return False
         frames: Buffer
+        batch, in_batch = _NOTHING_KEPT
         if bridge.keeps:
-            in_batch: list[tuple[Message, int]] = []
             count, size = _measure(taken)
-            frames = self._frames_one_by_one(taken[:count], in_batch)
+            in_batch = []
+            batch = frames = self._frames_one_by_one(taken[:count], in_batch)
         elif len(taken) == 1:
             count, size = 1, taken[0][2]
             frames = frame_of(taken[0]) if self.any_thread else self._frames(taken)
@@ -193,9 +195,8 @@ class Writer:
         framed_bytes, framed_messages = bridge.framed_bytes + size, bridge.framed_messages + count
         # Assignments in a row, which nothing interrupts: a message is either still taken, or framed.
         transport.batch = frames
-        if bridge.keeps:
-            self._batch = frames
-            self._in_batch = in_batch
+        self._batch = batch
+        self._in_batch = in_batch
         del taken[:count]
         self._sent_before = sent
         self._bytes_before = bridge.framed_bytes
