@@ -123,8 +123,8 @@ class OutboxBridge(Bridge):
             self._announcing = None
             if not self._holding:
                 return
+            self.outgoing.extend(self.kept)  # first: has_outgoing() looks without the lock
             self._holding = False
-            self.outgoing.extend(self.kept)
             self.kept.clear()
             self.kept_bytes = 0
         self.post_flush()
