@@ -314,17 +314,14 @@ def test_queries_fail_when_the_connection_is_lost() -> None:
         ws.wait_closed(LIMIT)
 
 
-def test_before_the_connection_is_open_nothing_is_sent(server: str) -> None:
-    ws = Asking(server)
-    with ws:
-        pass
-    closed = Asking(server)
-    if closed.readyState == WebSocket.CONNECTING:
+def test_before_the_connection_is_open_nothing_is_sent() -> None:
+    with RawServer(Peer.stall) as server:
+        ws = Asking(server.url)
         with pytest.raises(InvalidStateError):
-            ask(closed, 1)
-        assert adds_up(closed, 1, failed=1)
-    closed.close()
-    closed.wait_closed(LIMIT)
+            ask(ws, 1)
+        assert adds_up(ws, 1, failed=1)
+        ws.close()
+        ws.wait_closed(LIMIT)
 
 
 @pytest.mark.parametrize(
