@@ -11,11 +11,16 @@ from nwebsocket import QueryMixin, QueryTimeout, WebSocket
 
 
 class Calculator(QueryMixin, WebSocket):
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.welcomed = threading.Event()
+
     def square(self, number: int) -> int:
         return self.query({"type": "square", "number": number}).result(10)["square"]
 
     def onmessage(self, message: str) -> None:  # what is no answer to a query
         print("news:", json.loads(message)["text"])
+        self.welcomed.set()
 
 
 def answer_out_of_order(connection: ServerConnection) -> None:
@@ -38,6 +43,7 @@ def main() -> None:
         port = server.socket.getsockname()[1]
 
         with Calculator(f"ws://127.0.0.1:{port}") as calculator:
+            calculator.welcomed.wait(10)
             queries = {calculator.query({"type": "square", "number": n}): n for n in range(100, 200)}
             for query in as_completed(queries, timeout=10):
                 assert query.result()["square"] == queries[query] ** 2
