@@ -173,7 +173,7 @@ def test_a_slow_handler_hears_everything_in_order() -> None:
 
 def test_a_loss_while_the_open_handler_runs_loses_nothing() -> None:
     got: list[list[str]] = []
-    lost = threading.Event()
+    begun, go_on, lost = threading.Event(), threading.Event(), threading.Event()
 
     class Slow(Heard):
         times = 0
@@ -182,6 +182,7 @@ def test_a_loss_while_the_open_handler_runs_loses_nothing() -> None:
             self.send("hello", keep=False)
             self.times += 1
             if self.times == 1:
+                begun.set()
                 assert lost.wait(LIMIT)
                 while self.readyState == WebSocket.OPEN:
                     time.sleep(0.001)
@@ -191,6 +192,7 @@ def test_a_loss_while_the_open_handler_runs_loses_nothing() -> None:
     def first(peer: Peer) -> None:
         peer.accept()
         assert peer.read_frame().payload == b"hello"
+        assert go_on.wait(LIMIT)
         peer.reset()
         lost.set()
 
@@ -198,6 +200,9 @@ def test_a_loss_while_the_open_handler_runs_loses_nothing() -> None:
         ws = Slow(server.url, compression=None)
         ws.send("kept 1")
         ws.send("kept 2")
+        assert begun.wait(LIMIT)
+        ws.send("passing", keep=False)  # waits for the open handler, but not for another connection
+        go_on.set()
         assert ws.next() == "opened"
         while ws.next() != "opened":
             pass

@@ -174,14 +174,13 @@ class OutboxBridge(Bridge):
         taken_back = [] if self.writer is None else self.writer.untaken()
         with self.lock:
             was_open = self.was_open
-            left = [message for message in (*taken_back, *self.outgoing) if not isinstance(message, Passing)]
-            dropped = [message for message in (*taken_back, *self.outgoing) if isinstance(message, Passing)]
+            left = [*taken_back, *self.outgoing, *self.kept]
+            dropped = [message for message in left if isinstance(message, Passing)]
             self.accepted_messages -= len(dropped)
             self.accepted_bytes -= sum(message[2] for message in dropped)
-            waiting = [*left, *self.kept]
             self.outgoing, self.taken = [], []
             self.kept, self.kept_bytes = deque(), 0
-            self._keep(waiting)
+            self._keep(message for message in left if not isinstance(message, Passing))
             self._count_kept_as_unwritten()
             if not (ending.clean and ending.closed_first == "client"):  # else the server has read all before our Close
                 self.at_risk += self.framed_messages - self._confirmed
