@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import email.utils
+import random
 from collections.abc import Callable
 
 import pytest
@@ -14,8 +16,12 @@ NOW = 1_700_000_000.0
 
 
 def most(low: float, high: float) -> float:
-    assert low == 0
+    assert 0 <= low <= high
     return high
+
+
+def least(low: float, high: float) -> float:
+    return low
 
 
 def refusal(status: int, *headers: tuple[str, str]) -> HandshakeError:
@@ -25,20 +31,38 @@ def refusal(status: int, *headers: tuple[str, str]) -> HandshakeError:
 def test_delays_grow_to_a_minute() -> None:
     backoff = Backoff(most)
     delays = [backoff.next_delay(0, None, NOW) for _ in range(12)]
-    assert delays[:4] == pytest.approx([1, 1.6, 2.56, 4.096])
+    assert delays[:4] == pytest.approx([3, 4.8, 7.68, 12.288])
     assert delays[-3:] == [60, 60, 60]
     assert backoff.retry_count == 12
 
 
-def test_they_are_drawn_from_all_of_that() -> None:
-    assert Backoff(lambda low, high: low).next_delay(0, None, NOW) == 0
+def test_the_first_is_drawn_from_all_of_that_the_others_from_the_greater_half() -> None:
+    backoff = Backoff(least)
+    assert [backoff.next_delay(0, None, NOW) for _ in range(3)] == pytest.approx([0, 2.4, 3.84])
     drawn = [Backoff().next_delay(0, None, NOW) for _ in range(1000)]
-    assert all(0 <= delay <= 1 for delay in drawn)
+    assert all(0 <= delay <= 3 for delay in drawn)
     for tenth in range(10):
-        assert 50 < sum(tenth / 10 <= delay < (tenth + 1) / 10 for delay in drawn) < 160
+        assert 50 < sum(tenth * 0.3 <= delay < (tenth + 1) * 0.3 for delay in drawn) < 160
 
 
-@pytest.mark.parametrize(("lived", "delay"), [(0, 2.56), (4.9, 2.56), (5, 1), (3600, 1)])
+@pytest.mark.parametrize("asked", [None, "2", "30"])
+@pytest.mark.parametrize("away", [0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0])
+def test_a_thousand_clients_spread(away: float, asked: str | None) -> None:
+    """No second sees more than three times the mean, whether the server refuses, with a Retry-After, or is gone."""
+    chance = random.Random(away)
+    error = None if asked is None else refusal(503, ("Retry-After", asked))
+    attempts = []
+    for _ in range(1000):
+        backoff, now = Backoff(chance.uniform), 0.0
+        while now == 0 or now < away:
+            now += backoff.next_delay(0, error, NOW + now)
+            attempts.append(now)
+    seconds = collections.Counter(int(attempt - min(attempts)) for attempt in attempts)
+    mean = len(attempts) / (max(seconds) + 1)
+    assert max(seconds.values()) <= 3 * mean
+
+
+@pytest.mark.parametrize(("lived", "delay"), [(0, 7.68), (4.9, 7.68), (5, 3), (3600, 3)])
 def test_a_stable_connection_begins_anew(lived: float, delay: float) -> None:
     backoff = Backoff(most)
     for _ in range(2):
@@ -73,8 +97,8 @@ def _http_date(seconds: float) -> str:
 def test_retry_after(value: str, seconds: float) -> None:
     error = refusal(503, ("retry-After", value))
     assert retry_after(error, NOW) == seconds
-    assert Backoff(lambda low, high: low).next_delay(0, error, NOW) == seconds
-    assert Backoff(lambda low, high: 3.0).next_delay(0, error, NOW) == max(3, seconds)
+    assert Backoff(least).next_delay(0, error, NOW) == seconds
+    assert Backoff(most).next_delay(0, error, NOW) == (seconds + 3 if seconds else 3)
 
 
 def test_without_a_refusal_there_is_no_retry_after() -> None:

@@ -79,10 +79,10 @@ class ReconnectingWebSocket(WebSocket):
     each loss, with a CloseEvent whose `retry_in` says in how many seconds the next attempt is made, None after the end
     for good; `onerror` at each failed attempt, too. recv() and iteration go on from one connection to the next.
 
-    The delays are drawn at random up to 1 s, 1.6 s, 2.56 s and so on to 60 s; a connection of 5 s or more begins anew;
-    a Retry-After is heeded. It ends for good after close(), when should_reconnect() says so, when the server refuses
-    with 4xx (but 408, 425, 429, and 401 if `url` or `headers` is a function), and when either side closes with 1002,
-    1003, 1007, 1008, 1009 or 1010.
+    The delays are drawn at random: the first up to 3 s, then from 2.4 to 4.8 s, 3.8 to 7.7 s and so on to 30 to 60 s; a
+    connection of 5 s or more begins anew; a Retry-After is heeded. It ends for good after close(), when
+    should_reconnect() says so, when the server refuses with 4xx (but 408, 425, 429, and 401 if `url` or `headers` is a
+    function), and when either side closes with 1002, 1003, 1007, 1008, 1009 or 1010.
 
     ``url``         or a function that returns it
     ``protocols``   or a function
