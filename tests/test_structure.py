@@ -65,7 +65,7 @@ def test_import_nwebsocket_needs_neither_curio_nor_wsproto() -> None:
 
 def test_the_protocol_does_no_input_or_output() -> None:
     parts = "_protocol _fast_lane _framing _handshake _http_head _plain_handshake _compression _deflate _keepalive"
-    for name in f"{parts} _backoff _url _proxies _cookies _payload events exceptions close_codes".split():
+    for name in f"{parts} _backoff _url _proxies _cookies _json _payload events exceptions close_codes".split():
         assert not imports_of(name) & {"socket", "ssl", "threading", "time", "._curio", "._transport"}, name
 
 

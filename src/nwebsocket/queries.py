@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import json
 import random
 import threading
 import weakref
@@ -27,6 +26,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from . import _loop, _waiting
+from ._json import decode, encode
 from ._log import log
 from ._options import check_timeout
 from ._payload import Message, message_of
@@ -42,9 +42,6 @@ __all__ = ["Query", "QueryMixin", "QueryStats"]
 
 MAX_GIVEN_UP = 65_536
 """Queries without an answer, the last so many, whose replies are known to be late should they still come."""
-
-_encode = json.JSONEncoder(allow_nan=False).encode
-_decode = json.JSONDecoder().raw_decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +283,7 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
             raise TypeError(f"a query is a mapping, to be sent as a JSON object, not {type(request).__name__}")
         if self.reflect in request:
             raise InvalidArgument(f"the field {self.reflect!r} is for the tag; a request must not have it")
-        return _encode({**request, self.reflect: tag})
+        return encode({**request, self.reflect: tag})
 
     def read_reply(self, message: str | bytes) -> tuple[int, Any] | None:
         """Return the tag and the answer in a message, or None if it is no reply: a JSON object, and all of it.
@@ -296,12 +293,11 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         """
         if not isinstance(message, str):
             return None
-        text = message.strip()
         try:
-            answer, end = _decode(text)
+            answer = decode(message)
         except (ValueError, RecursionError):
             return None
-        tag = answer.get(self.reflect) if isinstance(answer, dict) and end == len(text) else None
+        tag = answer.get(self.reflect) if isinstance(answer, dict) else None
         return (tag, answer) if type(tag) is int else None
 
     @reading
