@@ -1,4 +1,4 @@
-"""From a URL to an open connection: connect, shake hands, follow redirects. Runs in the loop thread only.
+"""From a URL to an open connection: connect, shake hands, follow redirects. In the loop thread, but for ask_at_once().
 
     Opening.run() ── _connect()     to the server itself, through a proxy (`_tunnel.py`), or by a Unix socket; then TLS
                └──── _shake_hands() request and answer (`_protocol.py`); cookies; again for each redirect
@@ -19,12 +19,12 @@ from ._handshake import RIGHT_PLACE, Request
 from ._log import Trace
 from ._options import MAX_REDIRECTS, Options
 from ._protocol import Protocol
-from ._tcp import Attempt, connect_unix
+from ._tcp import Attempt, connect_unix, is_connected
 from ._tls import default_tls_context, in_words
 from ._transport import Transport, open_transport, start_tls_or_close
 from ._tunnel import open_tunnel
 from ._url import URL
-from .exceptions import ConnectionFailed, HandshakeError, InvalidURL, OpenTimeout, WebSocketError
+from .exceptions import ConnectionFailed, HandshakeError, InvalidArgument, InvalidURL, OpenTimeout, WebSocketError
 
 REFUSAL_PATIENCE = 1.0
 """Seconds to wait for more of the body of a refused handshake."""
@@ -55,18 +55,33 @@ class Opening:
         self.transport: Transport | None = None
         self.protocol: Protocol | None = None
         self._chain = [url]  # and where it was redirected to
+        # The first handshake, if its request is partly or wholly sent, what is left of that, and the bytes sent.
+        self._asked: tuple[Protocol, bytes, int] | None = None
 
     @property
     def where(self) -> str:
         """The URL and where it was redirected to, for errors."""
         return " -> ".join(url.shown for url in self._chain)
 
+    def ask_at_once(self) -> None:
+        """Send the request if what has been begun is connected by now. Before run(), from any thread: the server may
+        answer while the loop thread is still waking up.
+        """
+        if self._begun is None or self._url.secure or self._trace.on or not is_connected(self._begun[0]):
+            return
+        with contextlib.suppress(InvalidArgument, OSError):  # run() meets it again
+            headers = _with_cookie(self._first_headers(), self._cookie(self._url))
+            protocol = Protocol(self._request(self._url, headers))
+            request = protocol.handshake()
+            sent = self._begun[0].send(request)
+            self._asked = protocol, request[sent:], sent
+
     async def run(self) -> None:
         """Connect and shake hands, following redirects.
 
         Raises ConnectionFailed or one of its kinds; then, and when cancelled, nothing stays open.
         """
-        url, headers = self._url, _with_authorization(self._options.request_headers(), self._url)
+        url, headers = self._url, self._first_headers()
         if self._trace.on:
             self._trace.begin(url.shown)
         asked: set[tuple[str, str | None]] = set()
@@ -74,7 +89,7 @@ class Opening:
         while True:
             asked.add((url.href, cookie))
             try:
-                return await self._open(url, headers if cookie is None else (*headers, ("Cookie", cookie)))
+                return await self._open(url, _with_cookie(headers, cookie))
             except HandshakeError as refusal:
                 url = self._redirected(refusal)
                 cookie = self._cookie(url)
@@ -83,6 +98,9 @@ class Opening:
             if url.origin != self._chain[-1].origin:
                 headers = tuple(pair for pair in headers if pair[0].lower() not in _BOUND_TO_ORIGIN)
             self._chain.append(url)
+
+    def _first_headers(self) -> Headers:
+        return _with_authorization(self._options.request_headers(), self._url)
 
     def _cookie(self, url: URL) -> str | None:
         """What the jar, if there is one, has for ``url``: more, perhaps, since the last answer."""
@@ -143,8 +161,14 @@ class Opening:
 
     async def _shake_hands(self, transport: Transport, url: URL, headers: Headers) -> None:
         self._enter("waiting for the server's answer to the opening handshake")
-        self.protocol = protocol = Protocol(self._request(url, headers))
-        request = protocol.handshake()
+        if self._asked is not None:
+            self.protocol, request, sent = self._asked
+            self._asked = None
+            transport.sent_before += sent
+        else:
+            self.protocol = Protocol(self._request(url, headers))
+            request = self.protocol.handshake()
+        protocol = self.protocol
         if self._trace.on:
             self._trace("=", f"connected: {transport.describe()}")
             lines = [line.partition(": ") for line in request.decode("latin-1").split("\r\n")[1:-2]]
@@ -219,6 +243,10 @@ def _with_authorization(headers: Headers, url: URL) -> Headers:
     if authorization is None or any(name.lower() == "authorization" for name, _ in headers):
         return headers
     return ("Authorization", authorization), *headers
+
+
+def _with_cookie(headers: Headers, cookie: str | None) -> Headers:
+    return headers if cookie is None else (*headers, ("Cookie", cookie))
 
 
 def _not_followed(refusal: HandshakeError, message: str) -> HandshakeError:

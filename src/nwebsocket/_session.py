@@ -26,10 +26,8 @@ from ._opening import Opening
 from ._options import Options
 from ._protocol import PeerClose, Protocol
 from ._response import Response
-from ._tcp import Attempt
 from ._tls import in_words
 from ._transport import Transport
-from ._url import URL
 from ._writer import Writer
 from .exceptions import Cancelled, ConnectionLost, KeepaliveTimeout, ProtocolError, Side, WebSocketError
 
@@ -43,22 +41,13 @@ LISTENER_PATIENCE = 0.25
 class Session:
     """One connection, on the loop thread."""
 
-    def __init__(
-        self,
-        bridge: Bridge,
-        callbacks: Callbacks,
-        url: URL,
-        protocols: tuple[str, ...],
-        options: Options,
-        begun: Attempt | None,
-    ) -> None:
+    def __init__(self, bridge: Bridge, callbacks: Callbacks, opening: Opening, options: Options) -> None:
         self._bridge = bridge
         self._callbacks = callbacks
-        self._url = url
-        self.where = url.shown  # for errors
-        self._protocols = protocols
+        self.where = opening.where  # for errors
         self._options = options
-        self._begun = begun
+        # Until the connection is open, or that has failed.
+        self._opening: Opening | None = opening
         self._trace = bridge.trace
         self._transport: Transport | None = None
         self._protocol: Protocol | None = None
@@ -67,7 +56,7 @@ class Session:
         self._intake: Intake
 
         self._task: Task  # the one that is in run()
-        self._opening = False  # it is inside Opening.run()
+        self._is_opening = False  # it is inside Opening.run()
         self._serving = False  # ... or inside Intake.run()
         # What user threads may read.
         self.response: Response | None = None
@@ -102,8 +91,8 @@ class Session:
 
     def after_fork_in_child(self) -> None:
         """Close the child's copy of the socket; the parent's is untouched."""
-        if self._begun is not None:
-            self._begun[0].close()
+        if self._opening is not None:
+            self._opening.abandon()
         if self._transport is not None:
             self._transport.close_inherited()
 
@@ -128,8 +117,8 @@ class Session:
 
     async def _open_within_limits(self) -> None:
         """Raise ConnectionFailed or one of its kind unless the connection is open afterwards."""
-        self._opening = True
-        opening = Opening(self._url, self._protocols, self._options, self._begun, self._trace)
+        opening, self._is_opening = self._opening, True
+        assert opening is not None
         timeout = self._options.open_timeout
         try:
             if self._bridge.close_request is None:
@@ -141,8 +130,8 @@ class Session:
             if self._bridge.close_request is None:
                 raise
         finally:
-            self._opening = False
-            self._begun = None
+            self._is_opening = False
+            self._opening = None
             self.where = opening.where
             opening.abandon()
         if not self._bridge_opened():
@@ -282,7 +271,7 @@ class Session:
 
     async def start_closing(self) -> None:
         """close() was called (command)."""
-        if self._opening:
+        if self._is_opening:
             await self._task.cancel(blocking=False)
         elif self._serving:
             if self._deadline is None:

@@ -22,6 +22,7 @@ from ._callbacks import Callbacks
 from ._curio import CancelledError, Event, Task, current_task, disable_cancellation, in_thread, sleep
 from ._log import log
 from ._loop_thread import Timer
+from ._opening import Opening
 from ._options import Options
 from ._outbox import OutboxBridge
 from ._session import Session, conclude
@@ -173,7 +174,8 @@ class _Attempt(Session):
     was_open = False
 
     def __init__(self, bridge: OutboxBridge, callbacks: Callbacks, target: Target) -> None:
-        super().__init__(bridge, callbacks, target.url, target.protocols, target.options, None)
+        opening = Opening(target.url, target.protocols, target.options, None, bridge.trace)
+        super().__init__(bridge, callbacks, opening, target.options)
         self._origin = target.url.origin
         self._outbox = bridge
         self._opened_at: float | None = None

@@ -196,7 +196,7 @@ async def _connect(family: int, sockaddr: Any) -> socket.socket:
 async def _finish(sock: socket.socket, error: int) -> socket.socket:
     """Return the socket of an attempt once it is connected; else close it, and raise OSError."""
     try:
-        if error in _PENDING and _is_connected(sock):
+        if error in _PENDING and is_connected(sock):
             error = 0
         elif error in _PENDING:
             await wait_writable(Descriptor(sock.fileno()))
@@ -209,7 +209,7 @@ async def _finish(sock: socket.socket, error: int) -> socket.socket:
     return sock
 
 
-def _is_connected(sock: socket.socket) -> bool:
+def is_connected(sock: socket.socket) -> bool:
     """Whether there was nothing to wait for: a server on the same machine answers within connect() itself."""
     try:
         sock.getpeername()

@@ -101,6 +101,7 @@ class ReconnectingWebSocket(WebSocket):
         max_outbox: int = MAX_OUTBOX,
         **options: Any,
     ) -> None:
+        from ._opening import Opening
         from ._session import Session
         from ._supervisor import Supervisor, Target
 
@@ -125,7 +126,8 @@ class ReconnectingWebSocket(WebSocket):
 
         bridge = OutboxBridge(fixed, max_outbox)
         inside.prepare(self, bridge, first, fixed)
-        bridge.session = Session(bridge, inside.callbacks, first, names, fixed, None)  # before the first one
+        never = Opening(first, names, fixed, None, bridge.trace)
+        bridge.session = Session(bridge, inside.callbacks, never, fixed)  # before the first one
         inside.supervisor = Supervisor(
             bridge,
             inside.callbacks,

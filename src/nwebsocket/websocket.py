@@ -86,7 +86,8 @@ class _Inside:
 
     def start(self, owner: WebSocket, url: URL, protocols: tuple[str, ...], options: Options) -> None:
         """Begin to connect."""
-        from ._session import Session  # with the first connection: see _loop.py
+        from ._opening import Opening  # with the first connection: see _loop.py
+        from ._session import Session
         from ._tcp import begin_connecting, take_over
 
         proxy = options.proxy_for(url)
@@ -97,7 +98,10 @@ class _Inside:
             begun = take_over(options.sock)
         elif proxy is None and options.unix is None:
             begun = begin_connecting(url.host, url.port)
-        self.bridge.session = session = Session(self.bridge, self.callbacks, url, protocols, options, begun)
+        opening = Opening(url, protocols, options, begun, self.bridge.trace)
+        if options.sock is None:
+            opening.ask_at_once()
+        self.bridge.session = session = Session(self.bridge, self.callbacks, opening, options)
         self.launch(owner, session.run)
 
     def prepare(self, owner: WebSocket, bridge: Bridge, url: URL, options: Options) -> None:
