@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import hypothesis
+import local_server
 import peers
 import pytest
 
@@ -27,6 +28,8 @@ for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
 # The limit of each test is pytest's: how long one example takes says more about the machine than about us.
 hypothesis.settings.register_profile("nwebsocket", deadline=None)
 hypothesis.settings.load_profile("nwebsocket")
+
+server = local_server.server  # the fixture that users copy
 
 #: How long threads and sockets may take to go after a test has ended (seconds).
 PATIENCE = 2.0
