@@ -11,7 +11,7 @@ What a block may count on:
 - ``<!-- continues -->`` on the line before its fence: it goes on where the block before it ended, with all names.
 - ``<!-- file: chat.py -->``: what it imports and defines is also that module, for the other blocks.
 - One with ``__name__ == "__main__"`` is a script, run by a Python of its own; one with ``def test_`` is a test file,
-  run by pytest, with ``local_server.py`` beside it. Warnings are errors in both.
+  run by pytest, with ``local_server.py`` as its ``conftest.py``. Warnings are errors in both.
 - A block of shell is run by bash, with an empty standard input, ``python`` and the tests' commands in its PATH.
 
 What it must do:
@@ -225,11 +225,15 @@ class Surroundings:
 def surroundings(ca: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Surroundings]:
     """Those of one test, with a working directory for the files."""
     monkeypatch.chdir(tmp_path)
-    for block in BLOCKS:
-        if name := block.notes.get("file"):
-            Path(name).write_text(definitions(block.code), encoding="utf-8")
+    write_modules(BLOCKS)
     with contextlib.ExitStack() as stack:
         yield Surroundings(ca, stack)
+
+
+def write_modules(blocks: list[Block]) -> None:
+    for block in blocks:
+        if name := block.notes.get("file"):
+            Path(name).write_text(definitions(block.code), encoding="utf-8")
 
 
 def definitions(code: str) -> str:
@@ -366,7 +370,7 @@ def run(chain: list[Block], surroundings: Surroundings) -> None:
     if block.language == "sh":
         run_program(block, surroundings, "bash", "-euo", "pipefail", "commands.sh")
     elif block.is_test():
-        shutil.copy(HERE / "local_server.py", ".")
+        shutil.copy(HERE / "local_server.py", "conftest.py")
         run_program(block, surroundings, *python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py")
     elif block.is_script():
         run_program(block, surroundings, *python, "script.py")
@@ -416,6 +420,21 @@ GOOD = {
             with connect("wss://example.org/feed") as ws:
                 print(ws.recv())        # -> news
         ```""",
+    "a module and its test": """
+        <!-- file: calculator.py -->
+        ```python
+        def double(number):
+            return 2 * number
+        print(double(2))                # -> 4
+        ```
+        ```python
+        from calculator import double
+        from nwebsocket import connect
+        def test_double(server):
+            with connect(server.url) as ws:
+                ws.send(str(double(2)))
+                assert server.recv() == "4"
+        ```""",
     "shell": """
         ```sh
         python -c 'import nwebsocket; print(nwebsocket.connect("wss://example.org/feed").recv())'  # -> news
@@ -455,8 +474,10 @@ BAD = {
 
 @pytest.mark.parametrize("markdown", GOOD.values(), ids=GOOD)
 def test_good_blocks_pass(markdown: str, surroundings: Surroundings) -> None:
-    (chain,) = chains(list(blocks_of(markdown)))
-    run(chain, surroundings)
+    blocks = list(blocks_of(markdown))
+    write_modules(blocks)
+    for chain in chains(blocks):
+        run(chain, surroundings)
 
 
 @pytest.mark.parametrize(("message", "markdown"), BAD.values(), ids=BAD)
