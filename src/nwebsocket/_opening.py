@@ -69,6 +69,7 @@ class Opening:
         """
         if self._begun is None or self._url.secure or self._trace.on or not is_connected(self._begun[0]):
             return
+        self._begun = self._begun[0], 0  # whatever happens to it from now on
         with contextlib.suppress(InvalidArgument, OSError):  # run() meets it again
             headers = _with_cookie(self._first_headers(), self._cookie(self._url))
             protocol = Protocol(self._request(self._url, headers))
