@@ -472,6 +472,7 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("markdown", GOOD.values(), ids=GOOD)
 def test_good_blocks_pass(markdown: str, surroundings: Surroundings) -> None:
     blocks = list(blocks_of(markdown))
@@ -480,11 +481,12 @@ def test_good_blocks_pass(markdown: str, surroundings: Surroundings) -> None:
         run(chain, surroundings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("message", "markdown"), BAD.values(), ids=BAD)
 def test_bad_blocks_fail(
     message: str, markdown: str, surroundings: Surroundings, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules[__name__], "LIMIT", 1.0)
+    monkeypatch.setattr(sys.modules[__name__], "LIMIT", 0.2)
     (chain,) = chains(list(blocks_of(markdown)))
     with pytest.raises((AssertionError, NameError, OSError), match=re.escape(message)):
         run(chain, surroundings)
