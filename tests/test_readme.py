@@ -2,10 +2,10 @@
 
 What a block may count on:
 
-- Each ``ws://host`` or ``wss://host`` in it is replaced by that of a local server, the path stays. The server sends
-  each message back; an answer to a JSON object with an "id" has the fields of `REPLY` besides. With the path ``/feed``
-  it says "news" first, and closes (1000) when it has answered "hello". A block with ``ssl=`` gets TLS: ``ca.pem`` is
-  the server's CA, ``me.pem`` a certificate that the server asks for. `PROXIES` are replaced by real ones.
+- Each ``ws://host`` or ``wss://host`` in it, but 127.0.0.1, is replaced by that of a local server; the path stays. The
+  server sends each message back; an answer to a JSON object with an "id" has the fields of `REPLY` besides. With the
+  path ``/feed`` it says "news" first, and closes (1000) when it has answered "hello". A block with ``ssl=`` gets TLS:
+  ``ca.pem`` is the server's CA, ``me.pem`` a certificate that the server asks for. `PROXIES` are replaced by real ones.
 - A name `url`. A block that imports nothing from nwebsocket is an excerpt: it gets the package's public names, the
   modules of `MODULES` and, if it uses `ws` without assigning it, an open socket of that name.
 - ``<!-- continues -->`` on the line before its fence: it goes on where the block before it ended, with all names.
@@ -198,7 +198,7 @@ class Surroundings:
         for address in PROXIES:
             if address in code:
                 code = code.replace(address, self._once(address, functools.partial(self._start_proxy, address)))
-        return re.sub(r"wss?://[^/\"'`\s)]+", self.url(code), code)
+        return re.sub(r"wss?://(?!127\.)[^/\"'`\s)]+", self.url(code), code)
 
     def _once(self, name: str, start: Callable[[], str]) -> str:
         if name not in self._started:
@@ -453,7 +453,7 @@ BAD = {
         ```"""),
     "a socket that does not open": ("127.0.0.1 port 1 ", """
         ```python
-        WebSocket("WS://127.0.0.1:1")
+        WebSocket("ws://127.0.0.1:1")
         ```"""),
     "a script": ("ZeroDivisionError", """
         ```python
