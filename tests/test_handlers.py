@@ -456,6 +456,33 @@ def test_an_exception_in_a_listener_does_not_stop_the_other_listeners(log: Any) 
     assert [record.exc_info[0] for record in log.errors()] == [ZeroDivisionError] * 2
 
 
+@WHERE
+def test_a_handler_that_meets_the_programs_own_close_is_no_fault(
+    log: Any, where: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer(message: str) -> None:
+        ws.close()
+        ws.send("too late")
+
+    with caplog.at_level(logging.INFO, "nwebsocket"), scripted(burst, callbacks=where) as ws:
+        ws.onmessage = answer
+        ws.wait_closed(LIMIT)
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert "handler onmessage of WebSocket came too late" in lines[0]
+    assert "close() was called" in lines[0]
+    assert not log.errors()
+
+
+def test_a_handler_that_sends_on_another_closed_socket_is_at_fault(log: Any, echo: str) -> None:
+    with WebSocket(echo) as other:
+        other.close()
+        other.wait_closed(LIMIT)
+    with scripted(burst) as ws:
+        ws.onmessage = other.send
+        ws.wait_closed(LIMIT)
+    assert len(log.errors()) == 2
+
+
 def test_an_exception_in_onerror_does_not_keep_onclose_away(log: Any) -> None:
     heard: list[Any] = []
 

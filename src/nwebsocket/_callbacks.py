@@ -30,6 +30,7 @@ from .events import (
     check_handler,
     takes_event,
 )
+from .exceptions import ConnectionClosed
 
 INIT_PATIENCE = 5.0
 """Seconds that an ``__init__`` may run while events wait, before a warning says why no callback has run yet."""
@@ -204,8 +205,8 @@ class Callbacks:
                     return messages[index:]
                 try:
                     handler(data)
-                except BaseException:
-                    self._log_exception("onmessage")
+                except BaseException as error:
+                    self._log_exception("onmessage", error)
         finally:
             self._running = False
         return []
@@ -399,8 +400,8 @@ class Callbacks:
                 data = bridge.take_message()
                 try:
                     handler(data)
-                except BaseException:
-                    self._log_exception("onmessage")
+                except BaseException as error:
+                    self._log_exception("onmessage", error)
 
     def _dispatch(self, owner: Any, event_type: EventType) -> None:
         with self._bridge.lock:
@@ -447,11 +448,16 @@ class Callbacks:
         """An exception in a handler is logged, and the next event is still delivered."""
         try:
             function(*arguments)
-        except BaseException:
-            self._log_exception(name)
+        except BaseException as error:
+            self._log_exception(name, error)
 
-    def _log_exception(self, name: str) -> None:
-        log.exception("exception in the handler %s of %s", name, type(self._owner()).__name__)
+    def _log_exception(self, name: str, error: BaseException) -> None:
+        owner = type(self._owner()).__name__
+        if isinstance(error, ConnectionClosed) and error.closed_first == "client" and self._bridge.closed_locally:
+            # The program has closed the socket while this was on its way: no fault of the handler's.
+            log.info("the handler %s of %s came too late: %s", name, owner, error)
+        else:
+            log.exception("exception in the handler %s of %s", name, owner)
 
 
 def _call_with_or_without(handler: Callable[..., Any], event: Event) -> None:

@@ -138,7 +138,8 @@ class Options:
             headers.append(("Authorization", basic_authorization(":".join(self.auth))))
         if self.cookies and self.cookie_jar is None:
             headers.append(("Cookie", cookie_header(self.cookies)))  # type: ignore[arg-type]
-        return tuple(headers)
+        # Blanks around a value are none of it (RFC 9110 section 5.5); h11 refuses to send them.
+        return tuple((name, value.strip(" \t")) for name, value in headers)
 
     @property
     def cookie_jar(self) -> CookieJar | None:
