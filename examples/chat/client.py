@@ -126,8 +126,8 @@ class Terminal(ChatClient):
     def onclose(self, event: CloseEvent) -> None:
         if event.retry_in is not None:
             print(f"-- connection lost, next attempt in {event.retry_in:.1f} s")
-        elif event.code != 1000:
-            print(f"-- the server has ended it: {event.code} {event.reason}")
+        elif event.reason:
+            print(f"-- ended by the server: {event.reason}")
 
 
 def find_token() -> str:

@@ -41,7 +41,7 @@ import nwebsocket
 
 MAX_FRAME = 64 * 1024  # bytes of any message, for uvicorn: what is larger ends the connection with 1009
 MAX_TEXT = 2_000  # characters of a post: what is longer is answered with an error
-MAX_ROOMS = 20  # that one connection may be in
+MAX_ROOMS = 10  # that one connection may be in
 HISTORY = 200  # messages of a room that are kept for those who come later
 RATE, BURST = 5, 20  # requests per second in the long run, and at once
 MAX_WAITING = 500  # messages for a client that does not read them: then it has to go
