@@ -305,6 +305,7 @@ def test_the_client_as_a_program(port: int, come_in: Callable[..., Listener]) ->
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdin is not None
         assert program.stdout is not None
+        assert program.stdout.readline() == "-- connected\n"
         assert program.stdout.readline() == "-- in terminal: Ada, Bob. Ctrl-D ends.\n"
         program.stdin.write("hello from the terminal\n\n" + "x" * 2001 + "\n")
         program.stdin.flush()

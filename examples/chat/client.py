@@ -5,7 +5,7 @@
     chat = ChatClient("ws://127.0.0.1:8000/ws", "Ada", token).wait_open()
     chat.join("lobby")
     chat.post("hello")
-    chat.messages
+    chat.messages               # what has been heard so far: ours, too, a moment after it was posted
 
 or as a program, which sends what you type: python examples/chat/client.py --help
 """
@@ -123,11 +123,18 @@ class Terminal(ChatClient):
         if message.name != self.name:
             print(f"{message.name}: {message.text}")
 
+    def onopen(self) -> None:
+        super().onopen()
+        print("-- connected")
+
+    def onerror(self, error: Exception) -> None:
+        print(f"-- {error}")
+
     def onclose(self, event: CloseEvent) -> None:
         if event.retry_in is not None:
-            print(f"-- connection lost, next attempt in {event.retry_in:.1f} s")
+            print(f"-- disconnected ({event.code}), next attempt in {event.retry_in:.1f} s")
         elif event.reason:
-            print(f"-- ended by the server: {event.reason}")
+            print(f"-- the server has ended it: {event.reason}")
 
 
 def find_token() -> str:

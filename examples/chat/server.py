@@ -1,8 +1,8 @@
 """A chat: people in browsers and people in Python meet in the same rooms. FastAPI, uvicorn, and all state in memory.
 
-    pip install 'nwebsocket[examples]' && python examples/chat/server.py
+    python3 -m venv .venv && .venv/bin/pip install -q -e '.[examples]' && .venv/bin/python examples/chat/server.py
 
-prints the address of the page, with the token in it. Messages are JSON objects with a "type"; the "id" of a request
+prints the address of the page, with the token in it; `client.py` beside this file is the client for Python. Messages are JSON objects with a "type"; the "id" of a request
 comes back in its answer, and says which request it answers.
 
     a client says                               the server answers                      and tells the room
