@@ -2,8 +2,10 @@
 
     python3 -m venv .venv && .venv/bin/pip install -q -e '.[examples]' && .venv/bin/python examples/chat/server.py
 
-prints the address of the page, with the token in it; `client.py` beside this file is the client for Python. Messages are JSON objects with a "type"; the "id" of a request
-comes back in its answer, and says which request it answers.
+prints the address of the page, with the token in it. The client for Python is `client.py`, beside this file.
+
+Messages are JSON objects with a "type"; the "id" of a request comes back in its answer, and says which request it
+answers. The first message is "hello".
 
     a client says                               the server answers                      and tells the room
     {"type": "hello", "name", "token"}          {"type": "welcome", "name"}
@@ -12,9 +14,9 @@ comes back in its answer, and says which request it answers.
     {"type": "who", "room"}                     {"type": "users", "names", ...}
     anything else                               {"type": "error", "code", "text"}
 
-The first message is "hello". Its token may be missing if the handshake had a header "Authorization: Bearer TOKEN",
-which browsers cannot send. "join" brings up the last messages of the room, those later than "after". A post whose "key"
-has been posted already is not posted again: so a client that has lost its connection may ask twice.
+The token may be missing from "hello" if the handshake had a header "Authorization: Bearer TOKEN", which browsers cannot
+send. "join" brings up the last messages of the room, those later than "after". A post whose "key" has been posted
+already is not posted again: so a client that has lost its connection may ask twice.
 """
 
 from __future__ import annotations
