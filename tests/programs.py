@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -89,6 +90,10 @@ class Program:
         self._killed = True
         self._process.kill()
         self.wait()
+
+    def freeze(self) -> None:
+        """Have it do nothing more, as a machine that hangs; kill() still ends it. Not on Windows."""
+        self._process.send_signal(signal.SIGSTOP)
 
     def wait(self) -> int:
         """Wait until it has ended, and return its status."""
