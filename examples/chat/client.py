@@ -2,7 +2,7 @@
 
     from client import ChatClient
 
-    chat = ChatClient("ws://127.0.0.1:8000/ws", "Ada", token).wait_open()
+    chat = ChatClient("ws://127.0.0.1:8000/ws", "Ada", token).wait_open(10)
     chat.join("lobby")
     chat.post("hello")
     chat.messages               # what has been heard so far: ours, too, a moment after it was posted
