@@ -100,7 +100,7 @@ def ask(ws: WebSocket, **request: Any) -> Any:
 
 
 def greet(ws: WebSocket, name: str = "Eve") -> None:
-    assert ask(ws, type="hello", name=name, token=TOKEN) == {"type": "welcome", "name": name}
+    assert ask(ws, type="hello", name=name, token=TOKEN, id=1) == {"type": "welcome", "name": name, "id": 1}
 
 
 # --- In Python
@@ -197,12 +197,22 @@ def test_nobody_may_be_everywhere(port: int) -> None:
     assert answers[10]["code"] == "too_many_rooms"
 
 
-@pytest.mark.parametrize("hello", ["", "{}", '{"type": "join", "room": "x"}', b"bytes"])
-def test_the_first_message_is_a_hello(port: int, hello: str | bytes) -> None:
+@pytest.mark.parametrize(
+    ("hello", "text"),
+    [
+        ("", "a message must be a JSON object, as text"),
+        (b"bytes", "a message must be a JSON object, as text"),
+        ("{}", "type: Field required"),
+        ('{"type": "join", "room": "x"}', "type: Input should be 'hello'"),
+        ('{"type": "hello", "name": ""}', "name: must be 1 to 32 letters, digits, spaces and . ' - _"),
+    ],
+)
+def test_the_first_message_is_a_hello(port: int, hello: str | bytes, text: str) -> None:
     with plain(port) as ws:
         ws.send(hello)
-        assert json.loads(ws.recv(LIMIT))["text"].startswith("the first message must be a hello")
-        assert ws.wait_closed(LIMIT).code == 1008
+        assert json.loads(ws.recv(LIMIT))["text"] == text
+        end = ws.wait_closed(LIMIT)
+        assert (end.code, end.reason) == (1008, text)
 
 
 def test_the_wrong_token(port: int) -> None:

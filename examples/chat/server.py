@@ -31,8 +31,8 @@ import secrets
 import time
 from collections import deque
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import quote, urlsplit
 
 import uvicorn
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
@@ -57,12 +57,12 @@ Json = dict[str, Any]
 
 def load_token() -> str:
     """CHAT_TOKEN of the environment, or one that is made once and kept: after a restart it has to be the same."""
-    if token := os.environ.get("CHAT_TOKEN"):
-        return token
-    if not TOKEN_FILE.exists():
+    token = os.environ.get("CHAT_TOKEN") or (TOKEN_FILE.read_text() if TOKEN_FILE.exists() else "")
+    if not token:
+        token = secrets.token_urlsafe(16)
         TOKEN_FILE.touch(mode=0o600)
-        TOKEN_FILE.write_text(secrets.token_urlsafe(16))
-    return TOKEN_FILE.read_text()
+        TOKEN_FILE.write_text(token)
+    return token
 
 
 TOKEN = load_token()
@@ -94,16 +94,16 @@ class Member:
         try:
             self.outgoing.put_nowait(message)
         except asyncio.QueueFull:
-            while not self.outgoing.empty():
-                self.outgoing.get_nowait()
             self.dismiss(1013, "you do not read what you are sent")
 
     def dismiss(self, code: int, reason: str) -> None:
-        """Have the connection closed, after what it has been told so far."""
+        """Have the connection closed, after what it has been told so far, unless that is too much."""
         self.leaving = True
         self.farewell = (code, reason)
-        with contextlib.suppress(asyncio.QueueFull):  # then it does not read, and runs out of PATIENCE
-            self.outgoing.put_nowait(None)
+        if self.outgoing.full():
+            while not self.outgoing.empty():
+                self.outgoing.get_nowait()
+        self.outgoing.put_nowait(None)
 
     def spend(self) -> None:
         """Count a request: `credit` is below 0 after too many."""
@@ -234,13 +234,31 @@ def room_of(member: Member, name: str) -> Room:
     return room
 
 
+HELLO = TypeAdapter(Hello)
 REQUESTS: TypeAdapter[Join | Post | Who] = TypeAdapter(Annotated[Join | Post | Who, Field(discriminator="type")])
+Kind = TypeVar("Kind")
 
 
-def explain(error: ValidationError) -> str:
-    """What is wrong with a request, in a line."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    return ": ".join([*map(str, first["loc"][-1:]), first["msg"].removeprefix("Value error, ")])
+def parse(text: str) -> Json:
+    with contextlib.suppress(ValueError, RecursionError):
+        request = json.loads(text)
+        if isinstance(request, dict):
+            return request
+    raise Refused("invalid", "a message must be a JSON object, as text")
+
+
+def understand(kind: TypeAdapter[Kind], request: Json) -> Kind:
+    try:
+        return kind.validate_python(request)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        text = ": ".join([*map(str, first["loc"][-1:]), first["msg"].removeprefix("Value error, ")])
+        raise Refused("invalid", text) from error
+
+
+def id_of(request: Json) -> Json:
+    """What an answer has to carry, too."""
+    return {"id": request["id"]} if "id" in request else {}
 
 
 # --- The server
@@ -271,8 +289,7 @@ def health(request: Request) -> Response:
 
     We connect to where this request came in, and not to what its Host header says: that would be sent our token.
     """
-    host, port = request.scope["server"]
-    url = f"ws://[{host}]:{port}/ws" if ":" in host else f"ws://{host}:{port}/ws"
+    url = f"ws://{authority(*request.scope['server'])}/ws"
     start = time.perf_counter()
     try:
         with nwebsocket.WebSocket(url, proxy=None, open_timeout=5) as ws:
@@ -292,14 +309,9 @@ async def chat(socket: WebSocket) -> None:
         await socket.send_denial_response(refusal)
         return
     await socket.accept()
-    try:
-        member = await greet(socket)
-    except (Refused, asyncio.TimeoutError) as error:
-        await turn_away(socket, error)
-    except WebSocketDisconnect:
-        pass
-    else:
-        await serve(socket, member)
+    with contextlib.suppress(WebSocketDisconnect):
+        if member := await greet(socket):
+            await serve(socket, member)
 
 
 def refuse(socket: WebSocket) -> Response | None:
@@ -313,27 +325,31 @@ def refuse(socket: WebSocket) -> Response | None:
     return None
 
 
-async def greet(socket: WebSocket) -> Member:
-    """Hear who it is."""
+async def greet(socket: WebSocket) -> Member | None:
+    """Hear who it is; None if it cannot come in."""
+    reply: Json = {}
     try:
-        hello = Hello.model_validate_json(await asyncio.wait_for(socket.receive_text(), PATIENCE))
-    except ValidationError as error:
-        raise Refused("invalid", f"the first message must be a hello: {explain(error)}") from error
-    except KeyError:
-        raise Refused("invalid", "the first message must be a hello, as text") from None
-    if "authorization" not in socket.headers and not is_token(hello.token):
-        raise Refused("wrong_token", "wrong token")
-    await socket.send_json({"type": "welcome", "name": hello.name})
+        request = parse(await asyncio.wait_for(hear_text(socket), PATIENCE))
+        reply = id_of(request)
+        hello = understand(HELLO, request)
+        if "authorization" not in socket.headers and not is_token(hello.token):
+            raise Refused("wrong_token", "wrong token")
+    except Refused as error:
+        await socket.send_text(json.dumps(error.answer | reply))
+        await socket.close(1008, str(error)[:100])
+        return None
+    except asyncio.TimeoutError:
+        await socket.close(3008, "no hello")
+        return None
+    await socket.send_text(json.dumps({"type": "welcome", "name": hello.name} | reply))
     return Member(hello.name)
 
 
-async def turn_away(socket: WebSocket, error: Exception) -> None:
-    with contextlib.suppress(WebSocketDisconnect):
-        if isinstance(error, Refused):
-            await socket.send_json(error.answer)
-            await socket.close(1008, str(error)[:100])
-        else:
-            await socket.close(3008, "no hello")
+async def hear_text(socket: WebSocket) -> str:
+    message = await socket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect
+    return message.get("text") or ""
 
 
 async def serve(socket: WebSocket, member: Member) -> None:
@@ -352,12 +368,12 @@ async def serve(socket: WebSocket, member: Member) -> None:
 
 async def hear(socket: WebSocket, member: Member) -> None:
     """Grant what the client asks, until it has gone."""
-    while (message := await socket.receive())["type"] == "websocket.receive":
-        if member.leaving:
-            continue
-        consider(message.get("text") or "", member)
-        if member.credit < -BURST:
-            member.dismiss(1008, "too many requests, for too long")
+    while True:
+        text = await hear_text(socket)
+        if not member.leaving:
+            consider(text, member)
+            if member.credit < -BURST:
+                member.dismiss(1008, "too many requests, for too long")
 
 
 def consider(text: str, member: Member) -> None:
@@ -366,22 +382,12 @@ def consider(text: str, member: Member) -> None:
     try:
         member.spend()
         request = parse(text)
-        reply = {"id": request["id"]} if "id" in request else {}
+        reply = id_of(request)
         if member.credit < 0:
             raise Refused("rate_limit", f"too many requests: {RATE} a second are allowed")
-        REQUESTS.validate_python(request).grant(member, reply)
-    except ValidationError as error:
-        member.tell(Refused("invalid", explain(error)).answer | reply)
+        understand(REQUESTS, request).grant(member, reply)
     except Refused as error:
         member.tell(error.answer | reply)
-
-
-def parse(text: str) -> Json:
-    with contextlib.suppress(ValueError, RecursionError):
-        request = json.loads(text)
-        if isinstance(request, dict):
-            return request
-    raise Refused("invalid", "a message must be a JSON object, as text")
 
 
 async def deliver(socket: WebSocket, member: Member) -> None:
@@ -392,12 +398,18 @@ async def deliver(socket: WebSocket, member: Member) -> None:
         await asyncio.wait_for(socket.close(*member.farewell), PATIENCE)
 
 
+def authority(host: str, port: int) -> str:
+    """How an address is written in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="A chat server.")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
     parser.add_argument("--port", default=8000, type=int, help="(default: %(default)s)")
     args = parser.parse_args()
-    print(f"The page: http://{args.host}:{args.port}/#{TOKEN}", flush=True)  # what is after # is sent to no server
+    # What is after # is sent to no server, and so is in no log.
+    print(f"The page: http://{authority(args.host, args.port)}/#{quote(TOKEN)}", flush=True)
     uvicorn.run(
         app,
         host=args.host,
