@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from nwebsocket._curio import in_thread
 from nwebsocket._loop_thread import LoopThread
 
 
@@ -70,6 +71,36 @@ def test_an_exception_in_a_command_is_logged_and_the_next_one_runs(loop: LoopThr
     run(loop, lambda: None)
     (record,) = log.errors()
     assert record.exc_info[0] is ZeroDivisionError
+
+
+def test_many_threads_may_end_while_the_loop_is_busy(loop: LoopThread, caplog: pytest.LogCaptureFixture) -> None:
+    """More than the kernel's socket for wake-ups holds bytes."""
+    many, begun, gate, done = 600, threading.Semaphore(0), threading.Event(), threading.Event()
+    ended: list[bool] = []
+
+    def wait() -> bool:
+        begun.release()
+        return gate.wait(5)
+
+    async def wait_for_one() -> None:
+        ended.append(await in_thread(wait, "one of many"))
+        if len(ended) == many:
+            done.set()
+
+    def end_all() -> None:
+        threads = [thread for thread in threading.enumerate() if thread.name == "one of many"]
+        gate.set()
+        for thread in threads:
+            thread.join()
+
+    for _ in range(many):
+        loop.spawn(wait_for_one)
+    for _ in range(many):
+        assert begun.acquire(timeout=5)
+    run(loop, end_all)
+    assert done.wait(5)
+    assert all(ended)
+    assert caplog.records == []
 
 
 def test_after_the_end_posting_says_no() -> None:

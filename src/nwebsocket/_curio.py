@@ -101,7 +101,7 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
     """Run ``function`` in a daemon thread called ``name``; when cancelled, forget about it."""
     # Not curio.run_in_thread(): a call that is cancelled and ends after its kernel, as a slow DNS lookup does, writes
     # into the kernel's closed socket and dies with a traceback on stderr. A cancelled concurrent Future stays silent.
-    future: Future[T] = Future()
+    future: Future[T] = _Waking()
 
     def run() -> None:
         with contextlib.suppress(InvalidStateError):
@@ -115,6 +115,21 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
     threading.Thread(target=run, name=name, daemon=True).start()
     await curio.traps._future_wait(future)
     return future.result()
+
+
+class _Waking(Future[T]):
+    """A Future whose completion wakes the kernel, for which curio writes a byte into a socket.
+
+    That is full when some hundreds end while the loop is busy. Nothing is lost then: the kernel, which has a byte to
+    read anyway, looks through all that has ended.
+    """
+
+    def add_done_callback(self, wake: Callable[[Future[T]], object]) -> None:
+        def wake_at_any_rate(future: Future[T]) -> None:
+            with contextlib.suppress(BlockingIOError):
+                wake(future)
+
+        super().add_done_callback(wake_at_any_rate)
 
 
 async def epoll_descriptor() -> int | None:
