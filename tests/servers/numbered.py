@@ -1,8 +1,9 @@
-"""A WebSocket server to be killed: python numbered.py PORT LOG
+"""A WebSocket server to be killed: python numbered.py PORT LOG, or fd=NUMBER for a socket that listens already
 
 Sends its process id and a number, one after the other, to each client, and appends each message that comes to the file
-LOG. It answers a ping or a Close frame only after the messages before it are in the file, as few servers do: so an
-answered ping says all that it can say. Says "ready" when it listens.
+LOG. The path says how many numbers a second: "/20", or "/0" for none; "/" is as many as the client takes. It answers a
+ping or a Close frame only after the messages before it are in the file, as few servers do: so an answered ping says all
+that it can say. Says "ready" when it listens.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from typing import BinaryIO
 
 from websockets.frames import Frame, Opcode
@@ -40,11 +42,13 @@ class Connection:
     def _on_event(self, event: object) -> None:
         if isinstance(event, Request):
             self._protocol.send_response(self._protocol.accept(event))
-            threading.Thread(target=self._push, daemon=True).start()
+            rate = float(event.path[1:] or "inf")
+            if rate:
+                threading.Thread(target=self._push, args=(1 / rate,), daemon=True).start()
         elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
             self._log.write(bytes(event.data) + b"\n")
 
-    def _push(self) -> None:
+    def _push(self, pause: float) -> None:
         number = 0
         with contextlib.suppress(Exception):  # of the socket or of the protocol: the client has gone
             while True:
@@ -52,6 +56,8 @@ class Connection:
                     self._protocol.send_text(f"{os.getpid()} {number}".encode())
                     self._flush()
                 number += 1
+                if pause:
+                    time.sleep(pause)
 
     def _flush(self) -> None:
         for data in self._protocol.data_to_send():
@@ -61,11 +67,18 @@ class Connection:
                 self._sock.shutdown(socket.SHUT_WR)
 
 
-def main(port: int, path: str) -> None:
+def listen(where: str) -> socket.socket:
+    if where.startswith("fd="):
+        return socket.socket(fileno=int(where[3:]))
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
-    listener.listen()
+    listener.bind(("127.0.0.1", int(where)))
+    listener.listen(1024)
+    return listener
+
+
+def main(where: str, path: str) -> None:
+    listener = listen(where)
     with open(path, "ab", buffering=0) as log:
         print("ready", flush=True)
         while True:
@@ -74,4 +87,4 @@ def main(port: int, path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(sys.argv[1], sys.argv[2])
