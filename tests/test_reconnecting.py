@@ -24,6 +24,7 @@ from nwebsocket import (
     HandshakeError,
     InvalidArgument,
     InvalidStateError,
+    KeepaliveTimeout,
     MessageTooBig,
     OutboxFull,
     QueryMixin,
@@ -245,6 +246,24 @@ def test_what_was_never_sent_stays_in_the_outbox() -> None:
         assert ws.wait_closed(LIMIT).code == 1006
     assert list(ws.outbox) == ["kept"]
     assert ws.bufferedAmount == 4
+
+
+def test_it_comes_back_from_one_time_out_after_another_and_still_hears_of_close(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with RawServer(accept_and(Peer.stall)) as server:
+        ws = Heard(server.url, ping_interval=0.02, ping_timeout=0.02)
+        for _ in range(3):
+            assert ws.next() == ("open", WebSocket.OPEN)
+            assert isinstance(ws.next(), KeepaliveTimeout)
+            assert ws.next().retry_in is not None
+        monkeypatch.setattr(_backoff, "FIRST_DELAY", 1000)
+        monkeypatch.setattr(_backoff, "MAX_DELAY", 1000)
+        while not (isinstance(event := ws.next(), CloseEvent) and (event.retry_in or 0) > 1):
+            pass
+        ws.close()
+        assert isinstance(ws.next(), Cancelled)
+        assert ws.wait_closed(LIMIT).code == 1006
 
 
 # --- The outbox

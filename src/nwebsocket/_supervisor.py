@@ -19,7 +19,7 @@ from . import _loop
 from ._backoff import Backoff, is_final
 from ._bridge import Ending, describe
 from ._callbacks import Callbacks
-from ._curio import CancelledError, Event, Task, current_task, disable_cancellation, in_thread, sleep
+from ._curio import CancelledError, Event, Task, current_task, disable_cancellation, in_thread, sleep, spawn
 from ._log import log
 from ._loop_thread import Timer
 from ._opening import Opening
@@ -104,7 +104,8 @@ class Supervisor:
             return _failure(failure)
         session = _Attempt(self._bridge, self._callbacks, target)
         self._bridge.next_session(session)
-        await session.run()
+        # In a task of its own: a session that gives up cancels its task, and curio cancels a task only once.
+        await (await spawn(session.run)).join()
         self._where, self._lived, self._was_open = session.where, session.lived, session.was_open
         return session.ending
 
