@@ -547,6 +547,28 @@ def test_close_in_a_handler_ends_it() -> None:
         assert ws.wait_closed(LIMIT).code == 1006
 
 
+def test_close_while_the_server_is_closing_ends_it() -> None:
+    answered, called = threading.Event(), threading.Event()
+
+    def close_first(peer: Peer) -> None:
+        peer.send(text("last") + close_frame(1012))
+        peer.read_until_close()
+        answered.set()
+        assert called.wait(LIMIT)
+
+    class Leaving(Heard):
+        def onmessage(self, message: Any) -> None:
+            assert answered.wait(LIMIT)
+            self.close()
+            called.set()
+
+    with RawServer(Visits(accept_and(close_first), accept_and(until_close))) as server:
+        ws = Leaving(server.url)
+        assert ws.next()[0] == "open"
+        assert ws.next() == CloseEvent("close", ws, 1012, "", True, None)
+        assert ws.wait_closed(LIMIT).code == 1012
+
+
 def test_with_closes_it(echo: str) -> None:
     with ReconnectingWebSocket(echo) as ws:
         ws.send("x")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from threading import get_ident
+from time import monotonic
 from typing import Any
 
 from ._bridge import Bridge, Ending, LoopSide, ReadyState
@@ -93,6 +94,15 @@ class OutboxBridge(Bridge):
     def over_write_limit(self) -> bool:
         """Without what is kept: who waited for that in an open handler would wait for himself."""
         return self._over_limit(self.kept_bytes, len(self.kept))
+
+    def close(self, code: int | None, reason: str) -> None:
+        with self.lock:
+            if self.state is ReadyState.CLOSING and not self.closed_locally:
+                # The server is closing this connection: there is not to be another one.
+                self.close_requested_at = monotonic()
+                self.close_request = (code, reason)
+                self.closed_locally = True
+        super().close(code, reason)
 
     def clear_outbox(self) -> int:
         """Forget what waits for a connection; return how many messages that was."""
