@@ -7,6 +7,7 @@
     missing()            why there can be no such network on this machine
     Link(directory)      the link, a context manager; its `delay` and `drop` say what becomes of a packet
     Link.client(script)  a Python process at the client's end
+    NameServer(socket)   what the client asks for the address of a host name
 
 A namespace, and the device in it, lives as long as a process in it or a descriptor from it. The server's is made by a
 process that hands over descriptors and ends; a client ends itself when its time is over. So nothing is left behind,
@@ -29,7 +30,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 #: Nothing here waits for longer, and no client lives for longer that has not been given more time (seconds).
 LIMIT = 15.0
 
-PORT = 8000
+PORT, DNS_PORT = 8000, 53
 SERVER_IPV4, SERVER_IPV6 = "198.51.100.2", "2001:db8::2"  # no real host's (RFC 5737, RFC 3849)
 
 #: A host name with both addresses of the server.
@@ -57,7 +58,8 @@ _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
 # What the client sees in place of the machine's own files, so far as the machine has them.
 _FILES = {
     "/etc/hosts": f"127.0.0.1 localhost\n{SERVER_IPV6} {HOST}\n{SERVER_IPV4} {HOST}\n",
-    "/etc/nsswitch.conf": "hosts: files\n",
+    "/etc/nsswitch.conf": "hosts: files dns\n",
+    "/etc/resolv.conf": f"nameserver {SERVER_IPV4}\noptions timeout:1 attempts:1\n",
     "/etc/gai.conf": "",
 }
 
@@ -134,6 +136,7 @@ class Link:
     """The server's end, and the way there, which carries packets while there is a client.
 
     ``ipv4``, ``ipv6``   sockets that listen on PORT of SERVER_IPV4 and of SERVER_IPV6
+    ``dns``              a UDP socket on DNS_PORT of SERVER_IPV4, for a NameServer
     ``delay``            how long a packet is under way, either way (seconds)
     ``drop``             is asked about each packet that enters the link; may be changed at any time
     ``packets``          how many have entered the link; and ``dropped``, how many of them were dropped
@@ -151,7 +154,8 @@ class Link:
         with contextlib.ExitStack() as stack:
             with _set_up("server") as (process, descriptors):
                 self._server_tun = _owned(stack, descriptors[0])
-                self.ipv4, self.ipv6 = (stack.enter_context(socket.socket(fileno=fd)) for fd in descriptors[1:])
+                sockets = (stack.enter_context(socket.socket(fileno=fd)) for fd in descriptors[1:])
+                self.ipv4, self.ipv6, self.dns = sockets
                 process.wait(LIMIT)
             self._stack = stack.pop_all()
         return self
@@ -240,6 +244,59 @@ class Client:
         return told
 
 
+# --- Names
+
+NO_ANSWER, SERVFAIL, NXDOMAIN = "no answer", 2, 3  # RFC 1035 section 4.1.1
+
+_A = 1
+
+
+class NameServer:
+    """Answers all questions alike: with an IPv4 address, with an error, or not at all.
+
+    ``answer``  which; may be changed at any time
+    ``given``   how often each answer has been given
+    """
+
+    def __init__(self, sock: socket.socket, answer: str | int) -> None:
+        self.answer = answer
+        self.given: Counter[str | int] = Counter()
+        self._socket = sock
+        self._thread = threading.Thread(target=self._serve, name="name server", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.sendto(b"", self._socket.getsockname())
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            question, client = self._socket.recvfrom(512)
+            if not question:
+                return
+            answer = self.answer
+            if answer != NO_ANSWER:
+                self._socket.sendto(_reply(question, answer), client)
+            self.given[answer] += 1
+
+
+def _reply(message: bytes, answer: str | int) -> bytes:
+    """The reply to a message with one question; one for something else than an IPv4 address has no answer."""
+    end = message.index(0, 12) + 5  # the name ends with an empty label; then come the type and the class
+    question = message[12:end]
+    (kind,) = struct.unpack("!H", question[-4:-2])
+    code = answer if isinstance(answer, int) else 0
+    records = b""
+    if isinstance(answer, str) and kind == _A:
+        records = struct.pack("!HHHIH4s", 0xC00C, _A, 1, 0, 4, socket.inet_aton(answer))
+    return message[:2] + struct.pack("!HHHHH", 0x8180 | code, 1, bool(records), 0, 0) + question + records
+
+
 # --- Descriptors and processes
 
 
@@ -272,7 +329,7 @@ def _set_up(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]
 
 def _handed_over(process: subprocess.Popen[str], ours: socket.socket) -> list[int]:
     ours.settimeout(LIMIT)
-    _, descriptors, _, _ = socket.recv_fds(ours, 1, 3)
+    _, descriptors, _, _ = socket.recv_fds(ours, 1, 4)
     if not descriptors:
         raise RuntimeError(f"cannot set up a namespace: {process.communicate(timeout=LIMIT)[1]}")
     return descriptors
@@ -307,8 +364,10 @@ def _be_server(handover: socket.socket) -> None:
     with (
         socket.create_server((SERVER_IPV4, PORT)) as ipv4,
         socket.create_server((SERVER_IPV6, PORT), family=socket.AF_INET6) as ipv6,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as dns,
     ):
-        socket.send_fds(handover, [b"+"], [tun, ipv4.fileno(), ipv6.fileno()])
+        dns.bind((SERVER_IPV4, DNS_PORT))
+        socket.send_fds(handover, [b"+"], [tun, ipv4.fileno(), ipv6.fileno(), dns.fileno()])
 
 
 def _be_client(handover: socket.socket, directory: str, script: str, *arguments: str) -> None:

@@ -5,17 +5,26 @@ The client is a process of its own at the far end of a network.Link. `pytest -s`
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import network
 import pytest
-from network import HOST, PORT, SERVER_IPV6, Link
+import websockets.exceptions
+from network import HOST, PORT, SERVER_IPV4, SERVER_IPV6, Client, Link
 from peers import Connection, Peer, RawServer, close_frame, echo_server
 
 slow = pytest.mark.slow
+
+NUMBERED = Path(__file__).parent / "servers" / "numbered.py"
 
 KEEPALIVE = {"ping_interval": 0.5, "ping_timeout": 0.5}
 CLOSE_TIMEOUT = 0.5
@@ -303,6 +312,192 @@ def test_a_slow_link_that_loses_packets(link: Link) -> None:
     told = check_echoed(link, options, lambda messages: None)
     assert told["latency"] > 2 * link.delay
     assert link.dropped > link.packets / 500
+
+
+# --- A socket that comes back
+
+STREAM = """
+from nwebsocket import _backoff, _supervisor
+
+_backoff.FIRST_DELAY = _backoff.MAX_DELAY = _supervisor.CONFIRM_INTERVAL = 0.1
+count, rate = options.pop("count"), options.pop("rate")
+
+class Feed(ReconnectingWebSocket):
+    last, in_order = {}, True
+
+    def onopen(self):
+        self.received = 0
+        tell(event="open")
+
+    def onmessage(self, message):
+        server, number = map(int, message.split())
+        self.in_order = self.in_order and number == self.last.get(server, -1) + 1
+        self.last[server] = number
+        self.received += 1
+        if self.received == 100:
+            tell(event="hundred")
+
+    def onclose(self, event):
+        if event.retry_in is not None:
+            tell(event="close", code=event.code)
+
+feed = Feed(url, compression=None, **options)
+begun = time.monotonic()
+for number in range(count):
+    feed.send(str(number))
+    time.sleep(max(0, begun + (number + 1) / rate - time.monotonic()))
+while feed.bufferedAmount:
+    feed.wait_open()
+    time.sleep(0.01)
+feed.close()
+clean = feed.wait_closed().wasClean
+tell(event="end", clean=clean, in_order=feed.in_order, servers=len(feed.last), at_risk=feed.at_risk)
+"""
+
+
+class Numbers:
+    """A server that sends numbers to each client, and takes those that come from it."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self._visits = itertools.count()
+
+    def __call__(self, connection: Connection) -> None:
+        gone = threading.Event()
+        push = threading.Thread(target=self._push, args=(connection, gone))
+        push.start()
+        try:
+            for message in connection:
+                self.received.append(int(message))
+        finally:
+            gone.set()
+            push.join()
+
+    def _push(self, connection: Connection, gone: threading.Event) -> None:
+        visit = next(self._visits)
+        with contextlib.suppress(websockets.exceptions.ConnectionClosed):
+            for number in itertools.count():
+                connection.send(f"{visit} {number}")
+                if gone.wait(0.005):
+                    return
+
+
+def hear_until(client: Client, event: str) -> dict[str, Any]:
+    """Have the client tell, until it tells this."""
+    while (told := client.hear())["event"] != event:
+        pass
+    return told
+
+
+def check_stream(received: list[int], count: int, losses: int, told: dict[str, Any]) -> int:
+    """Return how many messages were lost."""
+    lost = count - len(received)
+    print(f"{count} sent, {told['at_risk']} at risk, {lost} lost")
+    assert all(a < b for a, b in itertools.pairwise(received)), "each once and in order"
+    gaps = [b - a - 1 for a, b in itertools.pairwise([-1, *received, count])]
+    assert sum(gap > 0 for gap in gaps) <= losses, "what was lost with a connection was lost together"
+    assert lost <= told["at_risk"]
+    assert (told["clean"], told["in_order"], told["servers"]) == (True, True, losses + 1)
+    return lost
+
+
+@slow
+def test_a_stream_goes_on_whenever_a_cut_link_comes_back(link: Link) -> None:
+    count, numbers = 2000, Numbers()
+    options: dict[str, Any] = {"count": count, "rate": 500, "ping_interval": 0.3, "ping_timeout": 0.3}
+    with (
+        echo_server(host=link.ipv4, handler=numbers, ping_interval=0.5, ping_timeout=0.5) as server,
+        link.client(STREAM, server.url, **options) as client,
+    ):
+        for _ in range(2):
+            hear_until(client, "hundred")
+            link.cut()
+            hear_until(client, "close")
+            link.drop = network.nothing
+        hear_until(client, "open")
+        told = hear_until(client, "end")
+    assert check_stream(numbers.received, count, 2, told) > 0, "what was sent into the dead connections"
+
+
+@slow
+def test_a_server_that_is_killed_behind_a_slow_link_that_loses_packets(link: Link, tmp_path: Path) -> None:
+    count, log = 1500, tmp_path / "received"
+    link.delay, link.drop = 0.2, network.some(0.01)
+    with (
+        numbered_server(link.ipv4, log) as first,
+        link.client(STREAM, f"ws://{SERVER_IPV4}:{PORT}/200", count=count, rate=500) as client,
+    ):
+        hear_until(client, "hundred")
+        first.kill()
+        hear_until(client, "close")
+        with numbered_server(link.ipv4, log):
+            hear_until(client, "open")
+            told = hear_until(client, "end")
+    check_stream([int(line) for line in log.read_text().splitlines()], count, 1, told)
+    assert link.dropped
+
+
+@contextlib.contextmanager
+def numbered_server(listener: socket.socket, log: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(NUMBERED), f"fd={listener.fileno()}", str(log)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=[listener.fileno()]) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+BY_NAME = """
+from nwebsocket import _backoff
+
+_backoff.FIRST_DELAY = _backoff.MAX_DELAY = 0.05
+
+class Named(ReconnectingWebSocket):
+    def onerror(self, error):
+        tell(event="error", error=type(error).__name__, text=str(error))
+
+    def onmessage(self, message):
+        tell(event=message)
+        if message == "kept":
+            self.close()
+
+ws = Named(url)
+ws.addEventListener("close", lambda event: ws.send("kept"), once=True)
+ws.send("first")
+ws.wait_closed()
+"""
+
+
+@slow
+@pytest.mark.skipif(not Path("/etc/resolv.conf").exists(), reason="needs a resolver that reads /etc/resolv.conf")
+def test_a_name_server_that_fails_and_comes_back(link: Link) -> None:
+    failures = {
+        network.NO_ANSWER: "Temporary failure in name resolution",
+        network.SERVFAIL: "Temporary failure in name resolution",
+        network.NXDOMAIN: "Name or service not known",
+    }
+
+    def lose_it_with_the_name(connection: Connection) -> None:
+        names.answer = network.NO_ANSWER
+        connection.send(connection.recv())
+        connection.close(1012)
+
+    with (
+        network.NameServer(link.dns, SERVER_IPV4) as names,
+        echo_server(host=link.ipv4, handler=lose_it_with_the_name),
+        link.client(BY_NAME, f"ws://resolved.test:{PORT}/") as client,
+    ):
+        assert client.hear() == {"event": "first"}
+        for answer, text in failures.items():
+            names.answer = answer
+            told = client.hear()
+            while not names.given[answer] or text not in told["text"]:
+                told = client.hear()
+            assert (told["event"], told["error"]) == ("error", "ConnectionFailed")
+        names.answer = SERVER_IPV4
+        assert hear_until(client, "kept")
 
 
 # --- The link itself
