@@ -473,7 +473,7 @@ ws.wait_closed()
 @slow
 @pytest.mark.skipif(not Path("/etc/resolv.conf").exists(), reason="needs a resolver that reads /etc/resolv.conf")
 def test_a_name_server_that_fails_and_comes_back(link: Link) -> None:
-    failures = {
+    failures: dict[str | int, str] = {
         network.NO_ANSWER: "Temporary failure in name resolution",
         network.SERVFAIL: "Temporary failure in name resolution",
         network.NXDOMAIN: "Name or service not known",
