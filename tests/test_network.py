@@ -407,7 +407,7 @@ def test_a_stream_goes_on_whenever_a_cut_link_comes_back(link: Link) -> None:
     options: dict[str, Any] = {"count": count, "rate": 500, "ping_interval": 0.3, "ping_timeout": 0.3}
     with (
         echo_server(host=link.ipv4, handler=numbers, ping_interval=0.5, ping_timeout=0.5) as server,
-        link.client(STREAM, server.url, **options) as client,
+        link.client(STREAM, server.url, limit=50, **options) as client,
     ):
         for _ in range(2):
             hear_until(client, "hundred")
@@ -425,7 +425,7 @@ def test_a_server_that_is_killed_behind_a_slow_link_that_loses_packets(link: Lin
     link.delay, link.drop = 0.2, network.some(0.01)
     with (
         numbered_server(link.ipv4, log) as first,
-        link.client(STREAM, f"ws://{SERVER_IPV4}:{PORT}/200", count=count, rate=500) as client,
+        link.client(STREAM, f"ws://{SERVER_IPV4}:{PORT}/200", limit=50, count=count, rate=500) as client,
     ):
         hear_until(client, "hundred")
         first.kill()
@@ -487,7 +487,7 @@ def test_a_name_server_that_fails_and_comes_back(link: Link) -> None:
     with (
         network.NameServer(link.dns, SERVER_IPV4) as names,
         echo_server(host=link.ipv4, handler=lose_it_with_the_name),
-        link.client(BY_NAME, f"ws://resolved.test:{PORT}/") as client,
+        link.client(BY_NAME, f"ws://resolved.test:{PORT}/", limit=50) as client,
     ):
         assert client.hear() == {"event": "first"}
         for answer, text in failures.items():
