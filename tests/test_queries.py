@@ -511,7 +511,7 @@ def test_many_queries_of_many_threads_find_their_answers() -> None:
         queries = ws._nwebsocket.sifter
         assert len(queries._deadlines) < 2 * 256 + 1024 + threads
         assert len(queries._given_up) + ws.stats.late_replies == len(unanswered)
-        assert 0 < len(unanswered) < threads * each / 10
+        assert 0 < len(unanswered) < threads * each / 2  # a busy machine answers some too late
     del queries
     gc.collect()
     assert [thing for thing in gc.get_objects() if isinstance(thing, Query)] == []

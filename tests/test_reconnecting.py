@@ -716,3 +716,120 @@ def test_a_query_in_flight_fails_at_a_loss_and_the_next_one_is_answered() -> Non
             feed.query({"x": 1}).result(LIMIT)
         assert feed.query({"x": 2}).result(LIMIT)["x"] == 2
         assert (feed.stats.failed, feed.stats.answered) == (1, 1)
+
+
+# --- What would wait, or be sent, for ever or too late
+
+
+def wait_for_query(ws: Any) -> None:
+    ws.query({"x": 1}, retry=True).result()
+
+
+WAITS: list[tuple[str, Callable[[Any], object]]] = [
+    ("onmessage", wait_for_query),
+    ("onmessage", lambda ws: [ws.query({"x": n}, retry=True) for n in range(3)]),
+    ("onclose", lambda ws: ws.wait_open()),
+    ("onopen", lambda ws: list(ws)),
+]
+
+
+@pytest.mark.parametrize(("name", "wait"), WAITS, ids=["query", "room for queries", "wait_open", "recv"])
+def test_a_handler_that_waits_for_the_next_connection_holds_it_up(name: str, wait: Callable[[Any], object]) -> None:
+    caught: queue.Queue[BaseException] = queue.Queue()
+    again = threading.Event()
+
+    def handler(ws: Any, *_: object) -> None:
+        if again.is_set() or caught.qsize():
+            return
+        try:
+            wait(ws)
+        except RuntimeError as error:
+            caught.put(error)
+
+    def first(peer: Peer) -> None:
+        peer.send(text("go"))
+        if name == "onmessage":
+            peer.read_frame()
+        peer.reset()
+
+    def last(peer: Peer) -> None:
+        again.set()
+        until_close(peer)
+
+    handlers = {"onmessage": lambda *_: None} if name == "onclose" else {}
+    kind = type("Waiting", (Feed,), {"max_queries": 2, **handlers, name: handler})
+    with RawServer(Visits(accept_and(first), accept_and(last))) as server:
+        ws = kind(server.url)
+        assert "not made before this handler has returned" in str(caught.get(timeout=LIMIT))
+        assert again.wait(LIMIT)
+        ws.wait_open(LIMIT)
+        ws.close()
+        ws.wait_closed(LIMIT)
+
+
+def test_a_query_that_is_given_up_does_not_go_out(away: str) -> None:
+    feed = Feed(away)
+    feed.send("first")
+    assert feed.query({"x": 1}).cancel()
+    assert feed.query({"x": 2}, retry=True).cancel()
+    with pytest.raises(TimeoutError):
+        feed.query({"x": 3}, timeout=0.02).result(LIMIT)
+    feed.send("last")
+    assert list(feed.outbox) == ["first", "last"]
+    assert (feed.bufferedAmount, feed.stats.messages_sent) == (9, 2)
+    feed.close()
+    feed.wait_closed(LIMIT)
+
+
+def test_a_query_that_has_failed_does_not_go_out() -> None:
+    got: list[str] = []
+    full = threading.Event()
+
+    def first(peer: Peer) -> None:
+        assert full.wait(LIMIT)
+        peer.reset()
+
+    def last(peer: Peer) -> None:
+        got.extend(until_close(peer))
+
+    with RawServer(Visits(accept_and(first), accept_and(last))) as server:
+        feed = Feed(server.url, compression=None).wait_open(LIMIT)
+        queries = [feed.query({"x": number, "pad": "x" * 500_000}) for number in range(20)]  # more than buffers take
+        feed.send("a message")
+        full.set()
+        for query in queries:
+            assert isinstance(query.exception(LIMIT), ConnectionClosed)
+        feed.wait_open(LIMIT)
+        feed.close()
+        feed.wait_closed(LIMIT)
+    assert got == ["a message"]
+    assert feed.stats.failed == 20
+    assert feed.bufferedAmount == 0
+
+
+def test_what_is_not_to_be_kept_and_comes_too_late_is_no_error(log: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """README's way to subscribe, where the connection is lost before onopen has been called."""
+
+    class Subscribing(Heard):
+        def onclose(self, event: CloseEvent) -> None:
+            if event.retry_in is not None:
+                self.send("late", keep=False)
+
+    with caplog.at_level("INFO", "nwebsocket"), RawServer(Visits(reset_at_once, accept_and(until_close))) as server:
+        ws = Subscribing(server.url)
+        assert ws.next()[0] == "open"
+        assert isinstance(ws.next(), ConnectionClosed)
+        assert ws.next()[0] == "open"
+        ws.close()
+        ws.wait_closed(LIMIT)
+    assert "handler onclose of Subscribing came too late: there is no connection now" in caplog.text
+    assert not log.errors()
+
+
+def test_a_wait_that_ends_says_what_went_wrong(away: str) -> None:
+    ws = Heard(away)
+    assert isinstance(ws.next(), ConnectionFailed)
+    with pytest.raises(TimeoutError, match=r"is not open after 0\.01 s; the last attempt: .*Connection refused"):
+        ws.wait_open(0.01)
+    ws.close()
+    ws.wait_closed(LIMIT)

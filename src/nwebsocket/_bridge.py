@@ -99,7 +99,7 @@ class Sifter(Protocol):
     """What is interested in the messages before anybody else, and in the end."""
 
     def sift(self, messages: list[str | bytes]) -> list[str | bytes]: ...
-    def lost(self, error: Callable[[], ConnectionClosed]) -> list[Message]: ...
+    def lost(self, error: Callable[[], ConnectionClosed]) -> tuple[list[Message], set[Message]]: ...
     def ended(self, error: Callable[[], ConnectionClosed]) -> None: ...
     def after_fork_in_child(self) -> None: ...
 
@@ -409,6 +409,7 @@ class Bridge:
                     raise self.closed_error()
                 if not woken:
                     return None
+                self.check_wait()
                 waiter = _waiting.enlist(self._receivers)
                 if self.inbox:  # see wake_receivers()
                     self._receivers.remove(waiter)
@@ -464,12 +465,23 @@ class Bridge:
                     return True
                 if not woken:
                     return False
+                self.check_wait()
                 waiter = _waiting.enlist(waiters)
                 if ready():  # what is not changed under the lock may have been changed before we were enlisted
                     waiters.remove(waiter)
                     return True
                 self._want_socket_back()
             woken = self._sleep(waiter, deadline, waiters)
+
+    def check_wait(self) -> None:
+        """Raise RuntimeError if the calling thread is about to wait for what cannot come before it goes on."""
+
+    def forget(self, messages: set[Message]) -> None:
+        """Let these not wait for another connection any more."""
+
+    def why_not_open(self) -> str:
+        """What has kept the connection from opening so far, as the end of a sentence."""
+        return ""
 
     def _sleep(self, waiter: threading.Lock, deadline: float | None, waiters: list[threading.Lock]) -> bool:
         """Wait for somebody to release `waiter`; False at the deadline. It is not among `waiters` any more then."""

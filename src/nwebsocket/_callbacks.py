@@ -30,7 +30,7 @@ from .events import (
     check_handler,
     takes_event,
 )
-from .exceptions import ConnectionClosed
+from .exceptions import ConnectionClosed, InvalidStateError
 
 INIT_PATIENCE = 5.0
 """Seconds that an ``__init__`` may run while events wait, before a warning says why no callback has run yet."""
@@ -453,11 +453,18 @@ class Callbacks:
 
     def _log_exception(self, name: str, error: BaseException) -> None:
         owner = type(self._owner()).__name__
-        if isinstance(error, ConnectionClosed) and error.closed_first == "client" and self._bridge.closed_locally:
-            # The program has closed the socket while this was on its way: no fault of the handler's.
+        if self._is_late(error):
             log.info("the handler %s of %s came too late: %s", name, owner, error)
         else:
             log.exception("exception in the handler %s of %s", name, owner)
+
+    def _is_late(self, error: BaseException) -> bool:
+        """Whether it is no fault of the handler's: the program has closed the socket, or the connection for which the
+        handler was called is lost, and the next one will call it again.
+        """
+        if isinstance(error, ConnectionClosed):
+            return error.closed_first == "client" and self._bridge.closed_locally
+        return isinstance(error, InvalidStateError) and self._bridge.keeps
 
 
 def _call_with_or_without(handler: Callable[..., Any], event: Event) -> None:

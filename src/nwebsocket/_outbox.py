@@ -16,7 +16,7 @@ from threading import get_ident
 from time import monotonic
 from typing import Any
 
-from ._bridge import Bridge, Ending, LoopSide, ReadyState
+from ._bridge import Bridge, Ending, LoopSide, ReadyState, describe
 from ._options import Options
 from ._payload import Message
 from .exceptions import InvalidStateError, OutboxFull
@@ -50,6 +50,8 @@ class OutboxBridge(Bridge):
         """Called when close() was, on any thread."""
         self.on_rest: Callable[[], None] = lambda: None
         """Called when no handler is running any more."""
+        self.in_handler: Callable[[], bool] = lambda: False
+        """Whether the calling thread is the one that runs the handlers."""
 
     # ---- user threads
 
@@ -103,6 +105,24 @@ class OutboxBridge(Bridge):
                 self.close_request = (code, reason)
                 self.closed_locally = True
         super().close(code, reason)
+
+    def check_wait(self) -> None:
+        if self.state is ReadyState.CONNECTING and self.in_handler():
+            raise RuntimeError("there is no connection, and the next one is not made before this handler has returned")
+
+    def why_not_open(self) -> str:
+        return "" if self._loss is None else f"; the last attempt: {describe(self._loss[0])}"
+
+    def forget(self, messages: set[Message]) -> None:
+        with self.lock:
+            forgotten = [message for message in self.kept if message in messages]
+            if not forgotten:
+                return
+            self.kept = deque(message for message in self.kept if message not in messages)
+            size = sum(message[2] for message in forgotten)
+            self.kept_bytes -= size
+            self.accepted_bytes -= size
+            self.accepted_messages -= len(forgotten)
 
     def clear_outbox(self) -> int:
         """Forget what waits for a connection; return how many messages that was."""
@@ -198,7 +218,9 @@ class OutboxBridge(Bridge):
             self._forget_connection()
             self._wake()
         if self.sifter is not None and was_open and not self.closed_locally:
-            self._send_again(self.sifter.lost(lambda: self._error_of(ending)))
+            again, failed = self.sifter.lost(lambda: self._error_of(ending))
+            self.forget(failed)
+            self._send_again(again)
         return was_open
 
     def _send_again(self, messages: list[Message]) -> None:

@@ -54,7 +54,9 @@ class Query(Future[Any]):
         self._result = None
         self._exception = None
         self._queries = queries
-        self.again: str | bytes | None = None  # what to send again on another connection
+        # For a socket that comes back: what was sent, and whether to send it again on another connection.
+        self.data: Any = None
+        self.retries = False
         self.tag = tag
         """What tells the reply to this query from others."""
 
@@ -106,15 +108,23 @@ class Query(Future[Any]):
             raise RuntimeError("waiting for a query would block the loop thread, which has to bring its answer")
         deadline = None if timeout is None else monotonic() + timeout
         self._queries.bridge.write_now()
-        waiter = threading.Lock()
-        waiter.acquire()
-        self._sleepers.append(waiter)
-        try:
-            if self._state == PENDING and not _waiting.acquire(waiter, deadline) and self._state == PENDING:
-                raise QueryTimeout(f"no answer within {timeout:g} s")
-        finally:
-            if waiter in self._sleepers:
-                self._sleepers.remove(waiter)
+        while self._state == PENDING:
+            self._queries.bridge.check_wait()
+            waiter = threading.Lock()
+            waiter.acquire()
+            self._sleepers.append(waiter)
+            try:
+                if self._state == PENDING and not _waiting.acquire(waiter, deadline) and self._state == PENDING:
+                    raise QueryTimeout(f"no answer within {timeout:g} s")
+            finally:
+                if waiter in self._sleepers:
+                    self._sleepers.remove(waiter)
+
+    def look_again(self) -> None:
+        """Have those who wait for it look whether they still may."""
+        sleepers = self.__dict__.get("_sleepers", [])
+        while sleepers:
+            sleepers.pop().release()
 
     def settle(self, state: str, result: Any = None, exception: BaseException | None = None) -> None:
         """Have it done; by whoever has taken it out of where it was kept."""
@@ -125,9 +135,7 @@ class Query(Future[Any]):
         if "_condition" in made:
             self._tell_waiters()
         if "_sleepers" in made:
-            sleepers = made["_sleepers"]
-            while sleepers:
-                sleepers.pop().release()
+            self.look_again()
         if "_done_callbacks" in made:
             self._invoke_callbacks()  # type: ignore[attr-defined]
 

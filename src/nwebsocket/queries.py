@@ -94,14 +94,20 @@ class _Queries:
 
     def give_up(self, tag: int) -> bool:
         """Take a query out of those under way; False if it is not among them any more."""
-        if self.open.pop(tag, None) is None:
+        query = self.open.pop(tag, None)
+        if query is None:
             return False
+        self.unsend(query)
         with self._lock:
             self._given_up[tag] = None
             if len(self._given_up) > MAX_GIVEN_UP:
                 del self._given_up[next(iter(self._given_up))]
         self._wake_one()
         return True
+
+    def unsend(self, query: Query) -> None:
+        """Have its message, if that still waits for a connection, not be sent any more."""
+        self.bridge.forget(_messages_of(query))
 
     def expire_at(self, deadline: float, query: Query) -> None:
         """Have the query time out then."""
@@ -125,6 +131,7 @@ class _Queries:
             self._waiting.append(waiter)
             try:
                 if len(self.open) >= limit and self.bridge.ending is None:
+                    self.bridge.check_wait()
                     _waiting.acquire(waiter, None)
             except BaseException:
                 self._wake_one()  # what woke us may have been for us alone
@@ -200,15 +207,21 @@ class _Queries:
         self._waiting.clear()
         self.ended(self.bridge.closed_error)
 
-    def lost(self, error: Callable[[], ConnectionClosed]) -> list[Message]:
-        """A connection has ended, and another one will follow: return the messages of the queries to be sent again; the
-        others fail, each with an `error` of its own.
+    def lost(self, error: Callable[[], ConnectionClosed]) -> tuple[list[Message], set[Message]]:
+        """A connection has ended, and another one will follow: return the messages of the queries to be sent again, and
+        those of the others, which fail, each with an `error` of its own, and are not to be sent any more.
         """
-        queries = list(self.open.values())
-        for query in queries:
-            if query.again is None:
+        again, failed = list[Message](), set[Message]()
+        for query in list(self.open.values()):
+            if query.retries:
+                again.append(message_of(query.data))
+                query.look_again()
+            else:
                 self._fail(query, error)
-        return [message_of(query.again) for query in queries if query.again is not None]
+                failed |= _messages_of(query)
+        for _ in range(len(self._waiting)):
+            self._wake_one()  # to look whether they still may wait
+        return again, failed
 
     def ended(self, error: Callable[[], ConnectionClosed]) -> None:
         """The connection has ended for good, and with it all its queries."""
@@ -264,9 +277,13 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         query = queries.add(self.max_queries)
         try:
             data = self.tag_request(request, query.tag)
-            if retry:
-                query.again = _lasting(data)
+            if retry and not isinstance(data, (str, bytes)):
+                raise TypeError(f"with retry=True, tag_request() must return str or bytes, not {type(data).__name__}")
+            if queries.bridge.keeps:
+                query.data, query.retries = data, retry
             self.send(data)
+            if query.done():
+                queries.unsend(query)  # perhaps the connection was lost just then, and the query with it
             if timeout is not None:
                 queries.expire_at(monotonic() + timeout, query)
         except BaseException:
@@ -308,10 +325,9 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         return QueryStats(**counts, in_flight=len(queries.open), **queries.counts)
 
 
-def _lasting(data: Any) -> str | bytes:
-    if not isinstance(data, (str, bytes)):
-        raise TypeError(f"with retry=True, tag_request() must return str or bytes, not {type(data).__name__}")
-    return data
+def _messages_of(query: Query) -> set[Message]:
+    """The message with which it was asked, if it can be told from others."""
+    return {message_of(query.data)} if isinstance(query.data, (str, bytes)) else set()
 
 
 sifters.append((QueryMixin, _Queries))

@@ -126,6 +126,7 @@ class ReconnectingWebSocket(WebSocket):
 
         bridge = OutboxBridge(fixed, max_outbox)
         inside.prepare(self, bridge, first, fixed)
+        bridge.in_handler = inside.callbacks.is_current
         never = Opening(first, names, fixed, None, bridge.trace)
         bridge.session = Session(bridge, inside.callbacks, never, fixed)  # before the first one
         inside.supervisor = Supervisor(

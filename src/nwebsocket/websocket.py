@@ -413,7 +413,7 @@ class WebSocket:
         if not bridge.was_open and bridge.ending is None:
             inside.check_may_wait("wait_open()", in_callback=True)
         if not bridge.wait(lambda: bridge.was_open or bridge.ending is not None, timeout):
-            raise WaitTimeout(f"{inside.url.shown} is not open after {timeout:g} s")
+            raise WaitTimeout(f"{inside.url.shown} is not open after {timeout:g} s{bridge.why_not_open()}")
         if bridge.was_open:
             return self
         raise bridge.opening_error()
