@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import random
@@ -567,6 +568,60 @@ def test_close_while_the_server_is_closing_ends_it() -> None:
         assert ws.next()[0] == "open"
         assert ws.next() == CloseEvent("close", ws, 1012, "", True, None)
         assert ws.wait_closed(LIMIT).code == 1012
+
+
+def close_first(peer: Peer) -> None:
+    peer.send(text("bye") + close_frame(1012))
+    peer.read_until_close()
+
+
+def close_last(peer: Peer) -> None:
+    peer.read_until_close()
+    peer.send(close_frame(1000))
+
+
+TREATMENTS = [Peer.reset, *map(accept_and, (Peer.reset, Peer.close, Peer.stall, close_first, close_last))]
+
+
+def treat_at_random(peer: Peer) -> None:
+    with contextlib.suppress(OSError, EOFError):  # the client may leave at any moment
+        random.choice(TREATMENTS)(peer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("caller", ["main", "onopen", "onmessage", "onerror", "onclose"])
+def test_close_at_any_moment_ends_it(caller: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_backoff, "MAX_DELAY", 0.005)
+
+    class Leaving(Feed):
+        def onopen(self) -> None:
+            self.leave("onopen")
+
+        def onmessage(self, message: Any) -> None:
+            self.leave("onmessage")
+
+        def onerror(self, error: Exception) -> None:
+            self.leave("onerror")
+
+        def onclose(self, event: CloseEvent) -> None:
+            events.append(event)
+            self.leave("onclose")
+
+        def leave(self, where: str) -> None:
+            if where == caller:
+                self.close()
+
+    limits: dict[str, Any] = {"ping_interval": 0.02, "ping_timeout": 0.02, "close_timeout": 0.2}
+    with RawServer(treat_at_random) as server:
+        for callbacks in ["thread", "loop"] * 4:
+            events: list[CloseEvent] = []
+            feed = Leaving(server.url, callbacks=callbacks, **limits)
+            query = feed.query({"x": 1}, retry=True) if caller in ("main", "onopen") else None
+            time.sleep(random.uniform(0, 0.1))  # a random moment is what is wanted
+            feed.close()
+            last = feed.wait_closed(LIMIT)
+            assert [event for event in events if event.retry_in is None] == events[-1:] == [last]
+            assert query is None or query.done()
 
 
 def test_with_closes_it(echo: str) -> None:
