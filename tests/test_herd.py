@@ -39,9 +39,8 @@ OUTAGE = 3 * SECOND
 PATIENCE = 60 if measure.FULL else 20
 """Seconds within which all must be back."""
 
-MOST = 10.0
-"""No second has more attempts than so many times the mean, which depends on how long the server is away: as the delays
-grow, most attempts are made in the first second."""
+MOST = 3.0
+"""No second has more attempts than so many times the mean."""
 
 
 @pytest.fixture(autouse=True)
