@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 
 from nwebsocket import WebSocket, WebSocketError
 
-from ._command_arguments import Arguments, make_socket, parse
+from ._command_arguments import Arguments, Asked, make_socket, parse
 from ._command_ending import (
     FAILED,
     USAGE,
@@ -21,6 +21,7 @@ from ._command_ending import (
     UsageError,
     complain,
     end_by,
+    in_options,
     leave,
     stop_politely,
 )
@@ -41,39 +42,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _exit_status(arguments: Sequence[str] | None) -> int:
     try:
-        found = _parsed(arguments)
-        if found is not None:
-            _run(found)
+        _obey(arguments)
     except UsageError as error:
         complain(f"{error} (nwebsocket --help shows how)")
         return USAGE
     except (Failed, WebSocketError) as error:
-        complain(_for_the_command(str(error)))
+        complain(in_options(error))
         return FAILED
     return 0
 
 
-def _parsed(arguments: Sequence[str] | None) -> Arguments | None:
-    """What the command line says; None if that was for --help or --version, which are done."""
+def _obey(arguments: Sequence[str] | None) -> None:
     try:
-        return parse(arguments)
-    except SystemExit:
-        _flush()
-        return None
-
-
-def _flush() -> None:
-    """Write what print() has kept, now that an error can still be told."""
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        # Python would try again at exit, and say so.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
-        if isinstance(error, BrokenPipeError) and hasattr(signal, "SIGPIPE"):
-            raise Stopped(signal.SIGPIPE) from None
-        raise Failed(f"standard output: {error.strerror}") from None
+        found = parse(arguments)
+    except Asked as asked:
+        Output().write(asked.answer.encode())
+    else:
+        _run(found)
 
 
 def _run(arguments: Arguments) -> None:
@@ -84,14 +69,12 @@ def _run(arguments: Arguments) -> None:
         if arguments.once:
             ask_once(ws, message, arguments.wait, _shower(arguments))
         elif _is_conversation(arguments):
-            _converse(ws)
+            _conversation()(ws)
         else:
             _pipe(ws, arguments)
-    except (KeyboardInterrupt, Stopped):
+    except BaseException:
         leave(ws)
         raise
-    finally:
-        ws.close()
 
 
 def _set_log(verbose: bool) -> None:
@@ -105,11 +88,10 @@ def _set_log(verbose: bool) -> None:
 
 def _query(arguments: Arguments) -> str | bytes:
     if arguments.message is not None:
-        return os.fsencode(arguments.message) if arguments.binary else arguments.message
-    data = b"".join(read_chunks())
-    if arguments.binary:
-        return data
-    return as_text(data, "standard input").removesuffix("\n").removesuffix("\r" if os.linesep == "\r\n" else "")
+        data, where = os.fsencode(arguments.message), "the message"
+    else:
+        data, where = b"".join(read_chunks()), "standard input"
+    return data if arguments.binary else as_text(data, where).removesuffix(os.linesep)
 
 
 def _is_conversation(arguments: Arguments) -> bool:
@@ -117,11 +99,7 @@ def _is_conversation(arguments: Arguments) -> bool:
     return not pipe_only and sys.stdin is not None and os.isatty(STDIN) and os.isatty(STDOUT)
 
 
-def _converse(ws: WebSocket) -> None:
-    _talk_function()(ws)
-
-
-def _talk_function() -> Callable[[WebSocket], None]:
+def _conversation() -> Callable[[WebSocket], None]:
     from ._command_plain import talk_plainly
 
     if os.environ.get("TERM") == "dumb":
@@ -152,22 +130,6 @@ def _shower(arguments: Arguments) -> Callable[[str | bytes], None]:
 def _for_a_terminal(message: str | bytes) -> str:
     return harmless(message) if isinstance(message, str) else message.hex(" ")
 
-
-def _for_the_command(error: str) -> str:
-    """The error with the command's options in place of the library's."""
-    for of_library, of_command in _REMEDIES.items():
-        error = error.replace(of_library, of_command)
-    return error
-
-
-_REMEDIES = {
-    "pass ssl=ssl.create_default_context(cafile='ca.pem')": "name it with --cacert ca.pem",
-    "call load_cert_chain() on an SSLContext and pass that as ssl=": "name it with --cert client.pem",
-    "open_timeout=": "--open-timeout ",
-    "ping_interval=": "--ping-interval ",
-    "ping_timeout=": "--ping-timeout ",
-    "max_size allows": "--max-size allows",
-}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -73,13 +73,27 @@ class Arguments(argparse.Namespace):
     verbose: bool
 
 
+class Asked(Exception):
+    """The command line asks for something to be said, and no more."""
+
+    def __init__(self, answer: str) -> None:
+        self.answer = answer
+
+
+class _Ask(argparse.Action):
+    """Like argparse's own actions for --help and --version, which hide it if that cannot be written."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        raise Asked(self.const or parser.format_help())
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
 
 def parse(arguments: Sequence[str] | None) -> Arguments:
-    """Read the command line, or these arguments. Raises UsageError."""
+    """Read the command line, or these arguments. Raises UsageError and Asked."""
     found = _parser().parse_intermixed_args(arguments, Arguments())
     if found.message is not None and not found.once:
         raise UsageError(f"{found.message!r}: a message on the command line goes with --once")
@@ -107,8 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_connection(parser.add_argument_group("connection"))
     group = parser.add_argument_group("others")
     group.add_argument("-v", "--verbose", action="store_true", help="tell on standard error what the connection does")
-    group.add_argument("-h", "--help", action="help", help="show this and exit")
-    group.add_argument("-V", "--version", action="version", version=f"nwebsocket {__version__}")
+    group.add_argument("-h", "--help", action=_Ask, nargs=0, help="show this and exit")
+    group.add_argument(
+        "-V", "--version", action=_Ask, nargs=0, const=f"nwebsocket {__version__}\n", help="show the version and exit"
+    )
     return parser
 
 

@@ -9,7 +9,16 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from nwebsocket import CloseCode, CloseEvent, ConnectionClosed, ErrorEvent, Event, WebSocket, WebSocketError
+from nwebsocket import (
+    CloseCode,
+    CloseEvent,
+    ConnectionClosed,
+    ErrorEvent,
+    Event,
+    ReadyState,
+    WebSocket,
+    WebSocketError,
+)
 
 from ._command_format import harmless
 
@@ -60,6 +69,24 @@ def end_by(number: int) -> int:
     return 128 + number
 
 
+_IN_OPTIONS = {
+    "pass ssl=ssl.create_default_context(cafile='ca.pem')": "name it with --cacert ca.pem",
+    "call load_cert_chain() on an SSLContext and pass that as ssl=": "name it with --cert client.pem",
+    "open_timeout=": "--open-timeout ",
+    "ping_interval=": "--ping-interval ",
+    "ping_timeout=": "--ping-timeout ",
+    "max_size allows": "--max-size allows",
+}
+
+
+def in_options(error: Exception) -> str:
+    """What the error says, with the command's options in place of the library's."""
+    text = str(error)
+    for of_library, of_command in _IN_OPTIONS.items():
+        text = text.replace(of_library, of_command)
+    return text
+
+
 def complain(text: str) -> None:
     """Write a line to standard error, if there is one."""
     if sys.stderr is not None:
@@ -68,17 +95,18 @@ def complain(text: str) -> None:
 
 
 def leave(ws: WebSocket) -> None:
-    """Close the connection, and wait for that a little."""
-    ws.close()
-    with contextlib.suppress(WebSocketError):
-        ws.wait_closed(PATIENCE)
+    """Close the connection if it is not closed yet, and wait for that a little."""
+    if ws.readyState is not ReadyState.CLOSED:
+        ws.close(CloseCode.NORMAL_CLOSURE)
+        with contextlib.suppress(WebSocketError):
+            ws.wait_closed(PATIENCE)
 
 
 def check_ending(ws: WebSocket, error: ConnectionClosed) -> str:
     """Say how the connection, which has ended, was closed. Raises Failed if that was not as it should be."""
     ending = ws.wait_closed()
     if not ending.wasClean:
-        raise Failed(str(error))
+        raise Failed(in_options(error))
     if error.closed_first == "client":
         return "closed"
     if ending.code not in _CLEAN:
@@ -116,7 +144,7 @@ class Losses:
     def _closed(self, event: CloseEvent) -> None:
         error, self._error = self._error, None
         if event.retry_in is not None:
-            why = str(error) if error is not None else f"{without_query(event.target.url)}: {describe(event)}"
+            why = in_options(error) if error is not None else f"{without_query(event.target.url)}: {describe(event)}"
             self._lost = f"{why}; next attempt in {event.retry_in:.1f} s"
             self._say(self._lost)
 

@@ -96,10 +96,14 @@ def _escaped(text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
 def _show_bytes(data: bytes) -> Shown:
     starts = range(0, min(len(data), _BYTES_SHOWN), _BYTES_A_LINE)
     rows = [data[start : start + _BYTES_A_LINE] for start in starts]
-    lines = [f"{row.hex(' '):{3 * _BYTES_A_LINE - 1}}  {_readable(row)}" for row in rows]
-    text = lines[0] if len(lines) == 1 else "\n".join(f"{n:04x}  {line}" for n, line in zip(starts, lines, strict=True))
+    if len(rows) == 1:
+        text = f"{data.hex(' ')}  {_readable(data)}"
+    else:
+        width = 3 * _BYTES_A_LINE - 1
+        lines = [f"{n:04x}  {row.hex(' '):{width}}  {_readable(row)}" for n, row in zip(starts, rows, strict=True)]
+        text = "\n".join(lines)
     note = count(len(data), "byte")
-    return Shown("binary", text if rows else "", (), f"cut; {note} in all" if len(data) > _BYTES_SHOWN else note)
+    return Shown("binary", text, (), f"cut; {note} in all" if len(data) > _BYTES_SHOWN else note)
 
 
 def _readable(row: bytes) -> str:

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
 
-from nwebsocket import ConnectionClosed, OutboxFull, WaitTimeout, WebSocket, WebSocketError
+from nwebsocket import CloseCode, ConnectionClosed, OutboxFull, WaitTimeout, WebSocket, WebSocketError
 
 from ._command_ending import Failed, Stopped, check_ending, leave, without_query
 
@@ -109,8 +109,7 @@ def ask_once(ws: WebSocket, message: str | bytes, wait: float | None, show: Call
         show(ws.recv(wait))
     except ConnectionClosed as error:
         raise Failed(f"no answer came: {error}") from None
-    finally:
-        leave(ws)
+    leave(ws)
 
 
 class Talk:
@@ -145,10 +144,12 @@ class Talk:
     def run(self) -> str:
         """Talk until the connection is over, and say how it ended. Raises Failed or Stopped unless that is well."""
         self._ws.wait_open()
-        threading.Thread(target=self._send_all, name="input", daemon=True).start()
+        sender = threading.Thread(target=self._send_all, name="input", daemon=True)
+        sender.start()
         if _is_pipe(STDOUT):
             threading.Thread(target=self._watch_reader, name="reader", daemon=True).start()
         error = self._receive_all()
+        sender.join(_MOMENT)  # it may be about to notice; else it waits for input
         if self._failure is not None:
             raise self._failure
         if self._reader_gone and self._unsent:
@@ -175,12 +176,11 @@ class Talk:
         try:
             for line in self._lines:
                 self._send_one(line)
-            self._close_when_silent()
         except WebSocketError:
             self._unsent = True  # it is over, and the main thread knows why
         except BaseException as error:
             self._failure = error
-            self._ws.close()
+        self._close_when_silent()
 
     def _send_one(self, line: str | bytes) -> None:
         while not self._accepted(line):
@@ -200,7 +200,7 @@ class Talk:
         if self._wait > 0:
             self._wait_until_received()
             self._wait_for_silence()
-        self._ws.close()
+        self._ws.close(CloseCode.NORMAL_CLOSURE)
 
     def _wait_until_received(self) -> None:
         """Wait until the server has received all: its pong to what is sent last says so."""
@@ -235,7 +235,7 @@ class Talk:
         poll.register(STDOUT, 0)
         poll.poll()
         self._reader_gone = True
-        self._ws.close()
+        self._ws.close(CloseCode.NORMAL_CLOSURE)
 
 
 def _is_pipe(descriptor: int) -> bool:

@@ -25,7 +25,7 @@ from rich.console import Console, RenderableType
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
-from nwebsocket import ConnectionClosed, ReadyState, ReconnectingWebSocket, WaitTimeout, WebSocket
+from nwebsocket import CloseCode, ConnectionClosed, ReadyState, ReconnectingWebSocket, WaitTimeout, WebSocket
 
 from ._command_ending import PATIENCE, Losses, check_ending, without_query
 from ._command_format import Shown, harmless, indented, show
@@ -65,6 +65,8 @@ class Screen:
         # Set by run(), in the main thread.
         self._loop: asyncio.AbstractEventLoop
         self._over: asyncio.Event
+        # The user has no time to read what still comes.
+        self._quiet = False
         # Why there are no more messages; set by the thread "messages".
         self._ended_by: ConnectionClosed | None = None
 
@@ -79,8 +81,11 @@ class Screen:
         try:
             with suppress(EOFError):
                 await self._read_lines()
+        except BaseException:
+            self._quiet = True
+            raise
         finally:
-            self._ws.close()
+            self._ws.close(CloseCode.NORMAL_CLOSURE)
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._over.wait(), PATIENCE)
         return self._ended_by
@@ -157,7 +162,8 @@ class Screen:
         try:
             while True:
                 batch = self._receive_some()
-                asyncio.run_coroutine_threadsafe(self._write(*map(self._rendered, batch)), self._loop).result()
+                if not self._quiet:
+                    asyncio.run_coroutine_threadsafe(self._write(*map(self._rendered, batch)), self._loop).result()
         except ConnectionClosed as error:
             self._ended_by = error
         except CancelledError:
@@ -216,7 +222,10 @@ def _log_above(screen: Screen) -> Iterator[None]:
     """Have what goes to the log, if it is written at all, appear above the prompt meanwhile."""
     logger = logging.getLogger("nwebsocket")
     before = logger.handlers
-    logger.handlers = [_AbovePrompt(screen)] if before else []
+    above = _AbovePrompt(screen)
+    for handler in before:
+        above.setFormatter(handler.formatter)
+        logger.handlers = [above]
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from time import monotonic
 
-from nwebsocket import WebSocket, WebSocketError
+from nwebsocket import CloseCode, WebSocket, WebSocketError
 
 from ._command_ending import without_query
 from ._command_format import count
@@ -19,9 +19,10 @@ COMMANDS = {
 }
 
 _HELP = """\
-A line is sent as a text message. One that begins with / is a command; // sends one that begins with /.
+Each line is sent as a text message, but for commands:
 {commands}
-Ctrl-D closes the connection, Ctrl-C as well."""
+  //...                   send a line that begins with a slash
+Ctrl-D or Ctrl-C closes the connection and ends."""
 
 
 class Mistyped(Exception):
@@ -73,7 +74,7 @@ class Typed:
         code, _, reason = how.partition(" ")
         if code and not re.fullmatch(r"[0-9]{1,5}", code):
             raise Mistyped(f"/close takes a code and a reason, such as /close 4000 that is all, not {how!r}")
-        self._ws.close(int(code) if code else None, reason.strip())
+        self._ws.close(int(code or CloseCode.NORMAL_CLOSURE), reason.strip())
         return ""
 
     def _stats(self) -> str:
@@ -81,7 +82,7 @@ class Typed:
         latency = ws.latency
         rows = {
             "URL": without_query(ws.url),
-            "state": f"{ws.readyState.name}, {monotonic() - self._began:.0f} s after the start",
+            "state": f"{ws.readyState.name.lower()}, {monotonic() - self._began:.0f} s after the start",
             "sub-protocol": ws.protocol or "none",
             "extensions": ws.extensions or "none",
             "sent": _traffic(stats.messages_sent, stats.bytes_sent),
