@@ -24,7 +24,7 @@ from ._command_format import harmless
 
 FAILED, USAGE = 1, 2
 
-PATIENCE = 2.0
+PATIENCE = 1.0
 """Seconds for the closing handshake when the user wants to leave, or has left already."""
 
 _CLEAN = {CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED}

@@ -136,6 +136,7 @@ class Talk:
         self._failure: BaseException | None = None
         self._unsent = False
         self._reader_gone = False
+        self._silent = False  # all was sent and received, and nothing came any more
         # How many messages are shown, and when the last one was; the main thread's.
         self._shown = 0
         self._shown_at = 0.0
@@ -154,6 +155,8 @@ class Talk:
             raise self._failure
         if self._reader_gone and self._unsent:
             raise _broken_pipe()
+        if self._silent:
+            return "closed"  # whatever the server made of that
         ending = check_ending(self._ws, error)
         if self._unsent or self._ws.bufferedAmount:
             raise Failed(f"{without_query(self._ws.url)}: {ending}, before all of the input was sent")
@@ -200,6 +203,7 @@ class Talk:
         if self._wait > 0:
             self._wait_until_received()
             self._wait_for_silence()
+            self._silent = not self._over.is_set()
         self._ws.close(CloseCode.NORMAL_CLOSURE)
 
     def _wait_until_received(self) -> None:

@@ -13,13 +13,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.input import Input, create_input
 from prompt_toolkit.styles import Style
 from rich.console import Console, RenderableType
 from rich.highlighter import JSONHighlighter
@@ -45,6 +46,15 @@ _BATCH = 100
 """Messages that are written together, when they come faster than the terminal takes them."""
 
 
+def _keyboard() -> Input:
+    """The terminal's keys, all of them: those pressed while a message is written, when the terminal is usually set to
+    edit lines by itself, would be echoed into it, and Ctrl-D be lost.
+    """
+    keyboard = create_input()
+    keyboard.cooked_mode = nullcontext  # type: ignore[method-assign]
+    return keyboard
+
+
 class Screen:
     """The conversation of one WebSocket."""
 
@@ -61,6 +71,7 @@ class Screen:
             bottom_toolbar=self._toolbar,
             refresh_interval=1.0,
             style=_STYLE,
+            input=_keyboard(),
         )
         # Set by run(), in the main thread.
         self._loop: asyncio.AbstractEventLoop

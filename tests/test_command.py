@@ -1,0 +1,494 @@
+"""The command `nwebsocket` in pipes: what goes in and out, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import command
+import peers
+import pytest
+from command import read_line, run, started
+
+from nwebsocket import ConnectionFailed, ProxyError, ReconnectingWebSocket, WebSocket
+from nwebsocket._command_arguments import make_socket, parse
+from nwebsocket._command_ending import UsageError
+
+QUICK = "--wait=0.2"
+
+
+def accepting(script: Callable[[peers.Peer], object]) -> peers.RawServer:
+    """A server that accepts the handshake, and then follows the script."""
+
+    def accept(peer: peers.Peer) -> None:
+        peer.accept()
+        script(peer)
+
+    return peers.RawServer(accept)
+
+
+def answering_pings(peer: peers.Peer) -> Callable[[], peers.Frame]:
+    """What returns the peer's next frame but for its pings, which it answers."""
+
+    def read() -> peers.Frame:
+        while (frame := peer.read_frame()).opcode == peers.PING:
+            peer.send(peers.pong(frame.payload))
+        return frame
+
+    return read
+
+
+def closing(code: int | None = None, reason: str = "") -> peers.RawServer:
+    def close(peer: peers.Peer) -> None:
+        peer.send(peers.close_frame(code, reason))
+        peer.read_until_close()
+
+    return accepting(close)
+
+
+# --- messages in and out
+
+
+def test_every_line_is_sent_and_every_answer_written(echo: str) -> None:
+    long = b"x" * 2**20
+    done = run(QUICK, echo, stdin=b"a\n\n\xc3\xa9\r\n" + long + b"\nlast")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == b"a\n\n\xc3\xa9\r\n" + long + b"\nlast\n"
+
+
+def test_an_answer_that_takes_its_time_is_waited_for() -> None:
+    """The silence is counted from when the server has everything, which its pong says."""
+
+    def slowly(peer: peers.Peer) -> None:
+        peer.read_frame()
+        ping = peer.read_frame()
+        threading.Event().wait(0.5)  # a slow line, not an event that one could wait for
+        peer.send(peers.pong(ping.payload) + peers.text("answer"))
+        peer.read_until_close()
+
+    with accepting(slowly) as server:
+        done = run("--wait", "0.3", server.url, stdin=b"query\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"answer\n", b"")
+
+
+def test_wait_0_closes_at_once_and_after_all_is_sent() -> None:
+    frames: list[peers.Frame] = []
+    with accepting(lambda peer: frames.extend(peer.read_until_close())) as server:
+        run("--wait=0", "--no-compression", server.url, stdin=b"a\nb\n")
+    assert [frame.payload for frame in frames] == [b"a", b"b", (1000).to_bytes(2, "big")]
+
+
+def test_wait_inf_listens_until_the_server_closes() -> None:
+    def feed(peer: peers.Peer) -> None:
+        threading.Event().wait(0.1)
+        peer.send(peers.text("news") + peers.close_frame(1001, "bye"))
+        peer.read_until_close()
+
+    with accepting(feed) as server:
+        done = run("--wait=inf", server.url)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"news\n", b"")
+
+
+def test_a_message_is_written_at_once(echo: str) -> None:
+    with started(echo) as process:
+        assert process.stdin is not None
+        for line in (b"one\n", b"two\n"):
+            process.stdin.write(line)
+            assert read_line(process) == line
+
+
+def test_json_and_binary(echo: str) -> None:
+    done = run(QUICK, "--json", "--binary", echo, stdin=b"\xff\n")
+    (line,) = done.stdout.splitlines()
+    message = json.loads(line)
+    assert (message["type"], message["data"]) == ("binary", "/w==")
+    assert message["time"].endswith("Z")
+    assert run(QUICK, "--binary", echo, stdin=b"\xff\x00\n").stdout == b"\xff\x00\n"
+
+
+def test_what_is_no_utf_8_ends_the_input(echo: str) -> None:
+    done = run(QUICK, echo, stdin=b"good\nb\xffd\nnever sent\n")
+    assert (done.returncode, done.stdout) == (1, b"good\n")
+    assert done.stderr == (
+        b"nwebsocket: line 2 of standard input is not UTF-8 (byte 0xff at position 2); "
+        b"with --binary it is sent as it is\n"
+    )
+
+
+# --- a single query
+
+
+def test_once() -> None:
+    def answer(connection: peers.Connection) -> None:
+        connection.send(f"answer to {connection.recv()!r}")
+        connection.send("not the first one")
+
+    with peers.echo_server(handler=answer) as server:
+        done = run("--once", server.url, '{"type": "users"}')
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"answer to '{\"type\": \"users\"}'\n", b"")
+        assert run("--once", server.url, stdin=b"{\n}\n").stdout == b"answer to '{\\n}'\n"
+        assert run("--once", "--binary", server.url, stdin=b"\xff\n").stdout == b"answer to b'\\xff\\n'\n"
+
+
+def test_once_without_an_answer() -> None:
+    with accepting(lambda peer: peer.read_until_close()) as server:
+        done = run("--once", "--wait=0.1", server.url, "query")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == f"nwebsocket: no message from {server.url} within 0.1 s\n".encode()
+    with closing(1000, "no") as server:
+        done = run("--once", server.url, "query")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"nwebsocket: ")
+    assert done.stderr.count(b"\n") == 1
+
+
+# --- how it ends
+
+
+@pytest.mark.parametrize(("code", "status"), [(1000, 0), (1001, 0), (None, 0), (1011, 1), (4000, 1)])
+def test_the_server_closes_first(code: int | None, status: int) -> None:
+    with closing(code, "" if code is None else "so \x1b[31mthere") as server, started(server.url) as process:
+        assert process.wait(command.LIMIT) == status
+        assert process.stderr is not None
+        told = process.stderr.read().decode()
+    name = " (internal error)" if code == 1011 else ""
+    expected = f"nwebsocket: {server.url}: closed by the server, {code}{name}: so \\x1b[31mthere\n"
+    assert told == (expected if status else "")
+
+
+def test_a_connection_that_is_cut() -> None:
+    with accepting(lambda peer: peer.end()) as server:
+        done = run("--wait=inf", server.url)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == f"nwebsocket: {server.url}: the server ended the connection without a Close frame\n".encode()
+
+
+def test_a_server_that_closes_before_all_is_sent() -> None:
+    def close_soon(peer: peers.Peer) -> None:
+        peer.read_frame()
+        peer.send(peers.close_frame(1000, "enough"))
+        peer.read_until_close()
+
+    with accepting(close_soon) as server, started("--no-compression", server.url) as process:
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            while True:
+                process.stdin.write(b"y\n" * 1000)
+        assert process.wait(command.LIMIT) == 1
+        assert process.stderr is not None
+        told = process.stderr.read().decode()
+    assert told == f"nwebsocket: {server.url}: closed by the server, 1000 (normal closure): enough, before all of " + (
+        "the input was sent\n"
+    )
+
+
+def test_nobody_listens() -> None:
+    with peers.refusing_address() as (host, port):
+        done = run(f"{host}:{port}", stdin=b"a\n")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == (
+        f"nwebsocket: ws://{host}:{port}/: cannot connect to {host} port {port} ({host}: Connection refused)\n".encode()
+    )
+
+
+def test_a_wrong_command_line() -> None:
+    done = run("ftp://example.org/")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"nwebsocket: invalid URL 'ftp://example.org/'")
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_close_politely(number: signal.Signals) -> None:
+    frames: list[peers.Frame] = []
+
+    def script(peer: peers.Peer) -> None:
+        peer.send(peers.text("ready"))
+        frames.extend(peer.read_until_close())
+        peer.send(peers.close_frame(1000))
+
+    with accepting(script) as server, started(server.url) as process:
+        assert read_line(process) == b"ready\n"
+        process.send_signal(number)
+        assert process.wait(command.LIMIT) == -number
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert frames[-1].payload == (1000).to_bytes(2, "big")
+
+
+def test_a_broken_pipe_ends_it_quietly(echo: str) -> None:
+    with started(echo) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"a\nb\n")
+        assert read_line(process) == b"a\n"
+        process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            while True:
+                process.stdin.write(b"y\n" * 1000)
+        assert process.wait(command.LIMIT) == -signal.SIGPIPE
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="the system does not tell that a pipe has lost its reader")
+def test_nobody_reads_any_more_and_nothing_was_left_to_write(echo: str) -> None:
+    with started("--wait=inf", echo) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"a\n")
+        assert read_line(process) == b"a\n"
+        process.stdout.close()
+        assert process.wait(command.LIMIT) == 0
+        assert process.stderr.read() == b""
+
+
+def test_the_shell_sees_what_it_should(echo: str) -> None:
+    script = "set -o pipefail; printf 'a\\nb\\n' | $NWEBSOCKET | head -1; echo $?; yes | $NWEBSOCKET | head -1; echo $?"
+    environment = {**os.environ, "NWEBSOCKET": f"{sys.executable} -m nwebsocket {QUICK} {echo}"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, env=environment, timeout=command.LIMIT)
+    first, status, second, broken = done.stdout.split()
+    assert (first, second, done.stderr) == (b"a", b"y", b"")
+    assert status in (b"0", b"141")  # as it is with any other command: was there anything more to write?
+    assert broken == b"141"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("what", ["messages", "help"])
+def test_a_full_disk(echo: str, what: str) -> None:
+    with open("/dev/full", "wb") as full:
+        arguments = ["--help"] if what == "help" else ["--once", echo, "a"]
+        done = subprocess.run(
+            [sys.executable, "-m", "nwebsocket", *arguments], stdout=full, stderr=subprocess.PIPE, timeout=command.LIMIT
+        )
+    assert (done.returncode, done.stderr) == (1, b"nwebsocket: standard output: No space left on device\n")
+
+
+def test_descriptors_that_are_closed(echo: str) -> None:
+    script = "$NWEBSOCKET <&-; echo $?; $NWEBSOCKET </dev/null 2>&1 >&-; echo $?; $NWEBSOCKET </dev/null 2>&-; echo $?"
+    environment = {**os.environ, "NWEBSOCKET": f"{sys.executable} -m nwebsocket {QUICK} {echo}"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, env=environment, timeout=command.LIMIT)
+    assert done.stdout == b"0\nnwebsocket: standard output is closed\n1\n0\n"
+    assert done.stderr == b""
+
+
+# --- who cannot write does not receive, and who cannot send does not read
+
+
+@pytest.mark.slow
+def test_input_is_not_read_while_the_server_does_not_read() -> None:
+    def stall(peer: peers.Peer) -> None:
+        peer.send(peers.text("ready"))
+        peer.stall()
+
+    with accepting(stall) as server, started("--no-compression", server.url) as process:
+        assert read_line(process) == b"ready\n"
+        assert process.stdin is not None
+        os.set_blocking(process.stdin.fileno(), False)
+        taken = 0
+        while select.select([], [process.stdin], [], 1.0)[1]:
+            taken += process.stdin.write(b"x" * 1023 + b"\n") or 0
+            assert taken < 80 * 2**20
+        process.terminate()
+        assert process.wait(command.LIMIT) == -signal.SIGTERM
+    assert taken > 2**20
+
+
+@pytest.mark.slow
+def test_the_server_feels_that_nobody_reads() -> None:
+    sent, blocked = [0], threading.Event()
+    message = peers.text("x" * 10_000)
+
+    def flood(peer: peers.Peer) -> None:
+        sock = peer._sock
+        while select.select([], [sock], [], 1.0)[1]:
+            sock.sendall(message)
+            sent[0] += 1
+            assert sent[0] < 20_000
+        blocked.set()
+        peer.send(peers.close_frame(1000))
+        peer.read_until_close()
+
+    with accepting(flood) as server, started("--wait=inf", server.url) as process:
+        assert blocked.wait(command.LIMIT)
+        received = len(process.communicate()[0])
+        assert process.wait(command.LIMIT) == 0
+    assert received == 10_001 * sent[0]
+
+
+# --- options
+
+
+def opened(*arguments: str) -> WebSocket:
+    """A socket as these arguments make it, opened and closed again."""
+    with make_socket(parse(arguments)) as ws:
+        return ws
+
+
+def test_what_the_request_says(tmp_path: Path) -> None:
+    (tmp_path / "headers").write_text("X-Two: b\n\nAuthorization: Bearer secret\n")
+    arguments = ["-H", "X-One: a", "-H", f"@{tmp_path}/headers", "-s", "other", "-s", "chat", "-o", "http://o.example"]
+    with peers.echo_server(subprotocols=["chat"]) as server:
+        assert opened(server.url, *arguments).protocol == "chat"
+    headers = server.requests[0].headers
+    assert [headers[name] for name in ("X-One", "X-Two", "Authorization")] == ["a", "b", "Bearer secret"]
+    assert (headers["Sec-WebSocket-Protocol"], headers["Origin"]) == ("other, chat", "http://o.example")
+
+
+def test_a_password_and_a_url_without_a_scheme() -> None:
+    with peers.echo_server() as server:
+        opened(server.url.replace("ws://", ""), "-u", "ana:pass:word", "--no-compression")
+    headers = server.requests[0].headers
+    assert headers["Authorization"] == "Basic YW5hOnBhc3M6d29yZA=="
+    assert "Sec-WebSocket-Extensions" not in headers
+
+
+def test_certificates(ca: peers.Authority, tmp_path: Path) -> None:
+    authority = str(tmp_path / "ca.pem")
+    ca.root.cert_pem.write_to_path(authority)
+    with peers.echo_server(ssl=ca.server()) as server:
+        assert opened(server.url, "--cacert", authority).response is not None
+        assert opened(server.url, "-k").response is not None
+        done = run("--once", server.url, "a")
+    assert done.returncode == 1
+    assert b"; if this server uses a private CA, name it with --cacert ca.pem\n" in done.stderr
+
+
+def test_a_client_certificate(ca: peers.Authority, tmp_path: Path) -> None:
+    authority, both, key, chain = (str(tmp_path / name) for name in ("ca.pem", "both.pem", "key.pem", "chain.pem"))
+    ca.root.cert_pem.write_to_path(authority)
+    mine = ca.root.issue_cert("ana@example.org")
+    mine.private_key_and_cert_chain_pem.write_to_path(both)
+    mine.private_key_pem.write_to_path(key)
+    mine.cert_chain_pems[0].write_to_path(chain)
+    context = ca.server()
+    ca.root.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with peers.echo_server(ssl=context) as server:
+        assert opened(server.url, "--cacert", authority, "--cert", both).response is not None
+        assert opened(server.url, "--cacert", authority, "--cert", chain, "--key", key).response is not None
+
+
+def test_other_ways_to_the_server() -> None:
+    with pytest.raises(ConnectionFailed, match="the Unix socket '/nowhere/s'"):
+        opened("ws://localhost/", "--unix", "/nowhere/s")
+    with peers.refusing_address() as (host, port):
+        proxy = f"http://{host}:{port}"
+        with pytest.raises(ProxyError):
+            opened("ws://server.example/", "-x", proxy)
+        done = run("--no-proxy", f"ws://{host}:{port}/", ws_proxy="http://127.0.0.1:1")
+    assert f"cannot connect to {host} port {port}".encode() in done.stderr
+
+
+def test_limits() -> None:
+    found = parse(["--open-timeout=0", "--ping-interval=1.5", "--ping-timeout=0", "--max-size=0", "ws://a/"])
+    assert (found.open_timeout, found.ping_interval, found.ping_timeout, found.max_size) == (None, 1.5, None, None)
+    found = parse(["--connect-timeout=2", "ws://a/"])
+    assert (found.open_timeout, found.ping_interval, found.ping_timeout, found.max_size) == (2.0, 20.0, 20.0, 2**24)
+    with peers.dead_address() as (host, port):
+        done = run("--open-timeout=0.1", f"{host}:{port}")
+    assert done.stderr.endswith(f"--open-timeout 0.1 s has passed while connecting to {host} port {port}\n".encode())
+
+
+def test_verbose_tells_the_story(echo: str) -> None:
+    done = run("-v", "--once", echo, "a")
+    assert (done.returncode, done.stdout) == (0, b"a\n")
+    assert b" #1 < HTTP/1.1 101" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("", "URL"),
+        ("ws://a/ hello", "'hello': a message on the command line goes with --once"),
+        ("--once --reconnect ws://a/", "--once and --reconnect contradict"),
+        ("--key k.pem ws://a/", "give that with --cert"),
+        ("-H nothing ws://a/", "--header: 'nothing' is not of the form 'Name: value'"),
+        ("-H @/nowhere ws://a/", "--header @/nowhere: No such file or directory"),
+        ("-H Upgrade:h2c ws://a/", "the header Upgrade is set by the handshake itself"),
+        ("-s a,b ws://a/", "a,b"),
+        ("--cacert /nowhere ws://a/", "--cacert /nowhere: No such file or directory"),
+        ("--cert /nowhere ws://a/", "--cert /nowhere: No such file or directory"),
+        ("--wait soon ws://a/", "'soon' is no number of seconds, 0 or more"),
+        ("--ping-timeout -1 ws://a/", "'-1' is no number of seconds"),
+        ("--max-size 1M ws://a/", "'1M' is no number of bytes"),
+        ("--proxy http://a/ --no-proxy ws://a/", "not allowed with"),
+        ("--proxy gopher://a/ ws://a/", "gopher"),
+        ("--unix /s --proxy http://a/ ws://a/", "unix and proxy contradict each other"),
+        ("--verb ws://a/", "unrecognized arguments: --verb"),
+        ("ws://a:b/", "ws://a:b/"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_named(line: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint.replace("(", r"\(")):
+        make_socket(parse(line.split()))
+
+
+def test_a_certificate_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "empty.pem"
+    path.touch()
+    for option in ("--cacert", "--cert"):
+        with pytest.raises(UsageError, match=f"{option} {path}: "):
+            make_socket(parse([option, str(path), "ws://a/"]))
+
+
+def test_help_needs_little() -> None:
+    script = """
+import sys, nwebsocket.__main__ as command
+status = command.main(["--help"]), command.main(["--version"])
+print(status, {"curio", "wsproto", "asyncio", "rich", "prompt_toolkit"} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=command.LIMIT)
+    *said, version, last = done.stdout.splitlines()
+    assert (said[0], version, last) == ("usage: nwebsocket [options] URL", "nwebsocket 2.0.0", "(0, 0) set()")
+
+
+# --- a connection that comes back
+
+
+@pytest.mark.slow
+def test_reconnect() -> None:
+    frames: list[peers.Frame] = []
+
+    def script(peer: peers.Peer) -> None:
+        peer.accept()
+        read = answering_pings(peer)
+        if peer.number == 0:
+            peer.send(peers.text("first"))
+            peer.reset()
+            return
+        peer.send(peers.text("second"))
+        while (frame := read()).opcode != peers.CLOSE:
+            frames.append(frame)
+        peer.send(peers.close_frame(1000))
+
+    with peers.RawServer(script) as server, started(QUICK, "--reconnect", "--no-compression", server.url) as process:
+        assert read_line(process) == b"first\n"
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(b"kept\n")
+        process.stdin.close()
+        assert read_line(process) == b"second\n"
+        assert process.wait(command.LIMIT) == 0
+        lost, back = process.stderr.read().decode().splitlines()
+    assert [frame.payload for frame in frames] == [b"kept"]
+    why = "the connection was lost: Connection reset by peer; next attempt in "
+    assert lost.startswith(f"nwebsocket: {server.url}: {why}")
+    assert back == f"nwebsocket: {server.url}: connected again"
+
+
+def test_reconnect_makes_the_socket_that_comes_back() -> None:
+    ws = make_socket(parse(["--reconnect", "ws://127.0.0.1:1/"]))
+    assert isinstance(ws, ReconnectingWebSocket)
+    ws.close()
+    ws.wait_closed(command.LIMIT)
