@@ -15,7 +15,6 @@ from command import Terminal
 if sys.platform == "win32":
     pytest.skip("there are no pseudo-terminals", allow_module_level=True)
 
-both = pytest.mark.parametrize("missing", ["", "rich", "prompt_toolkit"], ids=["extra", "no rich", "no prompt_toolkit"])
 with_and_without = pytest.mark.parametrize("missing", ["", "rich"], ids=["extra", "plain"])
 
 
@@ -32,7 +31,7 @@ def chat(connection: peers.Connection) -> None:
             connection.send(message)
 
 
-@both
+@with_and_without
 def test_a_conversation(missing: str, tmp_path: Path) -> None:
     with peers.echo_server(handler=chat) as server, Terminal(server.url, missing=missing, state=tmp_path) as terminal:
         terminal.expect(f"* connected to {server.url} (compressed); /help shows the commands")
@@ -61,6 +60,7 @@ def test_a_conversation(missing: str, tmp_path: Path) -> None:
     assert "\u202e" not in terminal.text
 
 
+@pytest.mark.slow
 @with_and_without
 @pytest.mark.parametrize(("word", "status"), [("leave", 0), ("break", 1)])
 def test_the_server_closes_while_a_line_is_typed(word: str, status: int, missing: str, tmp_path: Path) -> None:
@@ -74,7 +74,9 @@ def test_the_server_closes_while_a_line_is_typed(word: str, status: int, missing
 
 
 @with_and_without
-@pytest.mark.parametrize("way", ["Ctrl-D", "Ctrl-C", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize(
+    "way", ["Ctrl-D", pytest.param("Ctrl-C", marks=pytest.mark.slow), pytest.param("SIGTERM", marks=pytest.mark.slow)]
+)
 def test_leaving(way: str, missing: str, tmp_path: Path) -> None:
     frames: list[peers.Frame] = []
 
@@ -98,6 +100,7 @@ def test_leaving(way: str, missing: str, tmp_path: Path) -> None:
     assert frames[-1].payload == (1000).to_bytes(2, "big")
 
 
+@pytest.mark.slow
 def test_history(echo: str, tmp_path: Path) -> None:
     for keys in ("a secret\r", "\x1b[A\r"):  # the second time: arrow up
         with Terminal(echo, state=tmp_path) as terminal:
@@ -111,6 +114,7 @@ def test_history(echo: str, tmp_path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+@pytest.mark.slow
 def test_history_that_cannot_be_kept(echo: str) -> None:
     with Terminal(echo, state=Path("/dev/null")) as terminal:
         terminal.expect("open ")
@@ -132,6 +136,7 @@ def test_a_long_history_loses_its_older_half(tmp_path: Path, monkeypatch: pytest
     assert [line[0] for line in _command_history.history().load_history_strings()] == ["2"]
 
 
+@pytest.mark.slow
 def test_it_asks_for_a_password(tmp_path: Path) -> None:
     with peers.echo_server() as server, Terminal("-u", "ana", server.url, missing="rich", state=tmp_path) as terminal:
         terminal.expect("Password of ana: ")
@@ -167,15 +172,17 @@ def test_reconnect(tmp_path: Path) -> None:
             peer.read_frame()
             peer.reset()
         else:
-            peer.send(peers.text("again"))
+            peer.send(peers.text(f"again {peer.read_frame().payload.decode()}"))
             peer.read_until_close()
             peer.send(peers.close_frame(1000))
 
-    with peers.RawServer(script) as server, Terminal("--reconnect", server.url, state=tmp_path) as terminal:
+    arguments = ["--reconnect", "--no-compression"]
+    with peers.RawServer(script) as server, Terminal(*arguments, server.url, state=tmp_path) as terminal:
         terminal.expect("open ")
         terminal.type("x\r")
         terminal.expect("the connection was lost: Connection reset by peer; next attempt in ")
         terminal.expect("connected again")
-        terminal.expect("< again")
+        terminal.type("y\r")
+        terminal.expect("< again y")
         terminal.type("\x04")
         assert terminal.end() == 0
