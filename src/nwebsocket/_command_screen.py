@@ -19,8 +19,11 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.completion import WordCompleter
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import has_focus
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.input import Input, create_input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
 from rich.console import Console, RenderableType
 from rich.highlighter import JSONHighlighter
@@ -71,11 +74,13 @@ class Screen:
             bottom_toolbar=self._toolbar,
             refresh_interval=1.0,
             style=_STYLE,
+            key_bindings=self._key_bindings(),
             input=_keyboard(),
         )
         # Set by run(), in the main thread.
         self._loop: asyncio.AbstractEventLoop
         self._over: asyncio.Event
+        self._lines: asyncio.Queue[str]
         # The user has no time to read what still comes.
         self._quiet = False
         # Why there are no more messages; set by the thread "messages".
@@ -85,25 +90,42 @@ class Screen:
         """Talk until either side closes; None if the server takes too long for that."""
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
+        self._lines = asyncio.Queue()
         await self._say(greeting(self._ws))
         if isinstance(self._ws, ReconnectingWebSocket):
             Losses(self._ws, self.say_soon)
         threading.Thread(target=self._receive_all, name="messages", daemon=True).start()
+        obeying = self._loop.create_task(self._obey_all())
         try:
             with suppress(EOFError):
-                await self._read_lines()
+                await self._session.prompt_async(pre_run=self._look_later)
         except BaseException:
             self._quiet = True
             raise
         finally:
+            obeying.cancel()
             self._ws.close(CloseCode.NORMAL_CLOSURE)
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._over.wait(), PATIENCE)
         return self._ended_by
 
-    async def _read_lines(self) -> None:
-        while not self._over.is_set():
-            line = await self._session.prompt_async(pre_run=self._look_later)
+    # ---- lines that are typed: there is one prompt, which does not end with a line
+
+    def _key_bindings(self) -> KeyBindings:
+        bindings = KeyBindings()
+
+        @bindings.add("enter", filter=has_focus(DEFAULT_BUFFER))
+        def _(event: KeyPressEvent) -> None:
+            line = event.current_buffer.text
+            event.current_buffer.reset(append_to_history=True)
+            self._loop.create_task(self._write(_typed_line(line)))
+            self._lines.put_nowait(line)
+
+        return bindings
+
+    async def _obey_all(self) -> None:
+        while True:
+            line = await self._lines.get()
             try:
                 reply = await asyncio.to_thread(self._typed.obey, line)
             except Mistyped as error:
@@ -111,8 +133,6 @@ class Screen:
             else:
                 if reply:
                     await self._say(reply)
-            if self._ws.readyState >= ReadyState.CLOSING:
-                return
 
     # ---- the end, while a line is being typed
 
@@ -191,6 +211,10 @@ class Screen:
 
     def _rendered(self, message: str | bytes) -> Text:
         return render(show(message, self._console.width - 2))
+
+
+def _typed_line(line: str) -> Text:
+    return Text.assemble(("> ", "bold cyan"), harmless(line).replace("\n", "\n  "))
 
 
 def render(shown: Shown) -> Text:
