@@ -78,6 +78,29 @@ def test_the_loop_thread_knows_no_websocket() -> None:
     assert {name for name in imports_of("_loop_thread") if name.startswith(".")} == {"._curio"}
 
 
+COMMAND = {name for name in MODULES if name == "__main__" or name.startswith("_command_")}
+
+
+def test_the_command_uses_what_every_user_may_use() -> None:
+    used = set()
+    for name in COMMAND:
+        siblings = {found[1:] for found in imports_of(name) if found.startswith(".")}
+        assert siblings <= COMMAND, name
+        for node in ast.walk(MODULES[name]):
+            if isinstance(node, ast.ImportFrom) and node.module == "nwebsocket":
+                used.update(alias.name for alias in node.names)
+            elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert "nwebsocket." not in ast.unparse(node), name
+    assert used <= set(nwebsocket.__all__)
+
+
+def test_the_extra_of_the_command_is_imported_where_it_is_used() -> None:
+    assert importers_of("rich") == {"_command_screen"}
+    assert importers_of("prompt_toolkit") == {"_command_screen", "_command_history"}
+    assert importers_of("._command_screen") == {"__main__"}
+    assert importers_of("._command_history") == {"_command_screen"}
+
+
 def test_imports_point_downwards_without_cycles() -> None:
     below: dict[str, set[str]] = {}
 

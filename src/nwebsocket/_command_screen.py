@@ -178,7 +178,7 @@ class Screen:
         stats, state = ws.stats, ws.readyState
         parts = [f"{stats.messages_sent:,} sent", f"{stats.messages_received:,} received"]
         if ws.latency is not None:
-            parts.append(seconds(ws.latency))
+            parts.append(f"latency {seconds(ws.latency)}")
         style = "open" if state is ReadyState.OPEN else "closed"
         return FormattedText(
             [
