@@ -82,7 +82,7 @@ COMMAND = {name for name in MODULES if name == "__main__" or name.startswith("_c
 
 
 def test_the_command_uses_what_every_user_may_use() -> None:
-    used = set()
+    used: set[str] = set()
     for name in COMMAND:
         siblings = {found[1:] for found in imports_of(name) if found.startswith(".")}
         assert siblings <= COMMAND, name

@@ -16,7 +16,6 @@ from ._command_ending import (
     FAILED,
     USAGE,
     Failed,
-    Losses,
     Stopped,
     UsageError,
     complain,
@@ -112,7 +111,6 @@ def _conversation() -> Callable[[WebSocket], None]:
 
 
 def _pipe(ws: WebSocket, arguments: Arguments) -> None:
-    Losses(ws, complain)
     lines = read_lines() if arguments.binary else text_lines()
     Talk(ws, lines, ws.send, _shower(arguments), SILENCE if arguments.wait is None else arguments.wait).run()
 

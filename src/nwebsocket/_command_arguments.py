@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from nwebsocket import InvalidArgument, InvalidURL, ReconnectingWebSocket, WebSocket, __version__
+from nwebsocket import InvalidArgument, InvalidURL, WebSocket, __version__
 
 from ._command_ending import UsageError
+from ._command_returning import ReturningWebSocket
 
 if TYPE_CHECKING:
     import ssl
@@ -233,7 +234,7 @@ def _bytes(text: str) -> int | None:
 
 def make_socket(arguments: Arguments) -> WebSocket:
     """Begin to connect as the arguments say. Raises UsageError."""
-    kind = ReconnectingWebSocket if arguments.reconnect else WebSocket
+    kind = ReturningWebSocket if arguments.reconnect else WebSocket
     url = arguments.url if _SCHEME.match(arguments.url) else f"ws://{arguments.url}"
     try:
         return kind(url, arguments.subprotocol, **_options(arguments))

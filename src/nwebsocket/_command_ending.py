@@ -6,15 +6,12 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
 from types import FrameType
 
 from nwebsocket import (
     CloseCode,
     CloseEvent,
     ConnectionClosed,
-    ErrorEvent,
-    Event,
     ReadyState,
     WebSocket,
     WebSocketError,
@@ -125,29 +122,3 @@ def without_query(url: str) -> str:
     """The URL for the screen and for errors: a query may hold a token."""
     path, question_mark, _ = url.partition("?")
     return f"{path}?..." if question_mark else path
-
-
-class Losses:
-    """Says when a ReconnectingWebSocket has lost its connection, why, and when it is back."""
-
-    def __init__(self, ws: WebSocket, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._lost = ""
-        self._error: Exception | None = None
-        ws.addEventListener("error", self._failed)
-        ws.addEventListener("close", self._closed)
-        ws.addEventListener("open", self._opened)
-
-    def _failed(self, event: ErrorEvent) -> None:
-        self._error = event.error
-
-    def _closed(self, event: CloseEvent) -> None:
-        error, self._error = self._error, None
-        if event.retry_in is not None:
-            why = in_options(error) if error is not None else f"{without_query(event.target.url)}: {describe(event)}"
-            self._lost = f"{why}; next attempt in {event.retry_in:.1f} s"
-            self._say(self._lost)
-
-    def _opened(self, event: Event) -> None:
-        if self._lost:
-            self._say(f"{without_query(event.target.url)}: connected again")

@@ -7,9 +7,9 @@ import threading
 
 from nwebsocket import WebSocket
 
-from ._command_ending import Losses
 from ._command_format import harmless, indented, show
 from ._command_pipe import Output, Talk, text_lines
+from ._command_returning import ReturningWebSocket
 from ._command_typed import Mistyped, Typed, greeting
 
 _HINT = "colours, history and line editing: pip install 'nwebsocket[cli]'"
@@ -35,7 +35,8 @@ class PlainScreen:
 def talk_plainly(ws: WebSocket) -> None:
     """Talk until either side closes. Raises Failed or Stopped unless that is well."""
     screen, typed = PlainScreen(), Typed(ws)
-    Losses(ws, screen.say)
+    if isinstance(ws, ReturningWebSocket):
+        ws.say = screen.say
 
     def obey(line: str | bytes) -> None:
         try:

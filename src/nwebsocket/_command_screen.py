@@ -11,7 +11,7 @@ import asyncio
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext, suppress
 
@@ -29,11 +29,12 @@ from rich.console import Console, RenderableType
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
-from nwebsocket import CloseCode, ConnectionClosed, ReadyState, ReconnectingWebSocket, WaitTimeout, WebSocket
+from nwebsocket import CloseCode, ConnectionClosed, ReadyState, WaitTimeout, WebSocket
 
-from ._command_ending import PATIENCE, Losses, check_ending, without_query
+from ._command_ending import PATIENCE, check_ending, without_query
 from ._command_format import Shown, harmless, indented, show
 from ._command_history import history
+from ._command_returning import ReturningWebSocket
 from ._command_typed import COMMANDS, Mistyped, Typed, greeting, seconds
 
 _STYLE = Style.from_dict(
@@ -81,6 +82,7 @@ class Screen:
         self._loop: asyncio.AbstractEventLoop
         self._over: asyncio.Event
         self._lines: asyncio.Queue[str]
+        self._tasks: set[asyncio.Task[None]] = set()
         # The user has no time to read what still comes.
         self._quiet = False
         # Why there are no more messages; set by the thread "messages".
@@ -92,22 +94,27 @@ class Screen:
         self._over = asyncio.Event()
         self._lines = asyncio.Queue()
         await self._say(greeting(self._ws))
-        if isinstance(self._ws, ReconnectingWebSocket):
-            Losses(self._ws, self.say_soon)
+        if isinstance(self._ws, ReturningWebSocket):
+            self._ws.say = self.say_soon
         threading.Thread(target=self._receive_all, name="messages", daemon=True).start()
         obeying = self._loop.create_task(self._obey_all())
         try:
             with suppress(EOFError):
                 await self._session.prompt_async(pre_run=self._look_later)
+            await self._settled(self._lines.join())
         except BaseException:
             self._quiet = True
             raise
         finally:
             obeying.cancel()
             self._ws.close(CloseCode.NORMAL_CLOSURE)
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._over.wait(), PATIENCE)
+            await self._settled(self._over.wait())
         return self._ended_by
+
+    async def _settled(self, waiting: Coroutine[object, object, object]) -> None:
+        """Wait, but not long: the user wants to leave."""
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(waiting, PATIENCE)
 
     # ---- lines that are typed: there is one prompt, which does not end with a line
 
@@ -118,7 +125,7 @@ class Screen:
         def _(event: KeyPressEvent) -> None:
             line = event.current_buffer.text
             event.current_buffer.reset(append_to_history=True)
-            self._loop.create_task(self._write(_typed_line(line)))
+            self._soon(self._write(_typed_line(line)))
             self._lines.put_nowait(line)
 
         return bindings
@@ -126,13 +133,17 @@ class Screen:
     async def _obey_all(self) -> None:
         while True:
             line = await self._lines.get()
-            try:
-                reply = await asyncio.to_thread(self._typed.obey, line)
-            except Mistyped as error:
-                await self._say(str(error), "red")
-            else:
-                if reply:
-                    await self._say(reply)
+            await self._obey(line)
+            self._lines.task_done()
+
+    async def _obey(self, line: str) -> None:
+        try:
+            reply = await asyncio.to_thread(self._typed.obey, line)
+        except Mistyped as error:
+            await self._say(str(error), "red")
+        else:
+            if reply:
+                await self._say(reply)
 
     # ---- the end, while a line is being typed
 
@@ -160,7 +171,12 @@ class Screen:
     def say_soon(self, text: str) -> None:
         """The same from another thread, which need not wait for it."""
         with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._say(text, "yellow")))
+            self._loop.call_soon_threadsafe(lambda: self._soon(self._say(text, "yellow")))
+
+    def _soon(self, writing: Coroutine[object, object, None]) -> None:
+        task = self._loop.create_task(writing)
+        self._tasks.add(task)  # the loop itself does not hold it
+        task.add_done_callback(self._tasks.discard)
 
     async def _write(self, *what: RenderableType) -> None:
         with self._console.capture() as captured:
