@@ -199,7 +199,7 @@ class Screen:
         return FormattedText(
             [
                 (f"class:bottom-toolbar.{style}", f"{state.name.lower()} "),
-                ("", f"{harmless(without_query(ws.url), lines=False)}  {'  '.join(parts)}"),
+                ("", "  ".join([*parts, harmless(without_query(ws.url), lines=False)])),
             ]
         )
 
