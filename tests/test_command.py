@@ -167,7 +167,7 @@ def test_once_without_an_answer() -> None:
 # --- how it ends
 
 
-@pytest.mark.parametrize(("code", "status"), [(1000, 0), (None, 0), (4000, 1)])
+@pytest.mark.parametrize(("code", "status"), [pytest.param(1000, 0, marks=pytest.mark.slow), (None, 0), (4000, 1)])
 def test_the_server_closes_first(code: int | None, status: int) -> None:
     with closing(code, "" if code is None else "so \x1b[31mthere") as server, started(server.url) as process:
         assert process.wait(command.LIMIT) == status
@@ -221,7 +221,7 @@ def test_a_wrong_command_line() -> None:
     assert done.stderr.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_signals_close_politely(number: signal.Signals) -> None:
     frames: list[peers.Frame] = []
 

@@ -73,10 +73,9 @@ def test_the_server_closes_while_a_line_is_typed(word: str, status: int, missing
         assert terminal.modes_now() == terminal.modes
 
 
+@pytest.mark.slow
 @with_and_without
-@pytest.mark.parametrize(
-    "way", ["Ctrl-D", pytest.param("Ctrl-C", marks=pytest.mark.slow), pytest.param("SIGTERM", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("way", ["Ctrl-D", "Ctrl-C", "SIGTERM"])
 def test_leaving(way: str, missing: str, tmp_path: Path) -> None:
     frames: list[peers.Frame] = []
 
