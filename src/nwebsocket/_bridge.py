@@ -136,6 +136,8 @@ class Bridge:
         self.state = ReadyState.CONNECTING
         self.ending: Ending | None = None
         self.was_open = False
+        self.opened_at: float | None = None  # monotonic clock; the last time, if there are several
+        self.ended_at: float | None = None
         self.error_raised = False  # somebody's call has raised what ended the connection
         self.closed_locally = False
         # What close() asked for; set once. All messages in `_outgoing` go out before it.
@@ -576,6 +578,7 @@ class Bridge:
                 return False
             self.state = ReadyState.OPEN
             self.was_open = True
+            self.opened_at = monotonic()
             self._wake()
             return True
 
@@ -620,6 +623,7 @@ class Bridge:
         """The connection is over; the only place that sets CLOSED."""
         with self.lock:
             self.ending = ending
+            self.ended_at = monotonic()
             self.state = ReadyState.CLOSED
             self._wake()
         if self.sifter is not None:

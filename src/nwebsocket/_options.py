@@ -73,6 +73,8 @@ class Options:
     ``max_queue``      messages in the inbox (which also has a bound of 64 MiB); when full, the socket is not read
     ``write_limit``    above so many bytes of bufferedAmount, and 128 more for each message, send() waits for the peer
     ``callbacks``      "thread": on a thread of the socket's own; "loop": on the loop thread, for short callbacks only
+    ``output``         where a Jupyter notebook shows what callbacks print; "cell": under the cell that made the socket;
+                       None: under the one that runs, or ran last. Elsewhere it does nothing
     """
 
     ssl: tls.SSLContext | None = None
@@ -92,12 +94,14 @@ class Options:
     max_queue: int = 1024
     write_limit: int = 16 * 2**20
     callbacks: Literal["thread", "loop"] = "thread"
+    output: Literal["cell"] | None = None
 
     def __post_init__(self) -> None:
         if self.ssl is not None and not isinstance(self.ssl, tls.SSLContext):
             raise TypeError(f"ssl must be an ssl.SSLContext or None, not {self.ssl!r}")
         deflate_of(self.compression)  # raises
         _check_choice("callbacks", self.callbacks, ("thread", "loop"))
+        _check_choice("output", self.output, ("cell", None))
         for name in ("open_timeout", "ping_interval", "ping_timeout"):
             _check_number(name, getattr(self, name), "seconds, more than 0,", optional=True)
         _check_number("close_timeout", self.close_timeout, "seconds, more than 0")

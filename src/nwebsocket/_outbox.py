@@ -46,6 +46,7 @@ class OutboxBridge(Bridge):
         """Messages taken by the operating system before a loss, of which nobody can say whether they arrived."""
         # The end of the last connection, and the seconds to the next one, for the handlers.
         self._loss: tuple[Ending, float] | None = None
+        self.next_attempt_at: float | None = None  # monotonic clock; None before the first loss
         self.on_close: Callable[[], None] = lambda: None
         """Called when close() was, on any thread."""
         self.on_rest: Callable[[], None] = lambda: None
@@ -251,6 +252,7 @@ class OutboxBridge(Bridge):
     def comes_back(self, ending: Ending, seconds: float) -> None:
         """This is what the handlers will hear of."""
         self._loss = (ending, seconds)
+        self.next_attempt_at = monotonic() + seconds
 
     def after_fork_in_child(self) -> None:
         super().after_fork_in_child()

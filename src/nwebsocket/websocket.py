@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -110,7 +111,12 @@ class _Inside:
         for kind, make in sifters:
             if isinstance(owner, kind):
                 self.sifter = bridge.sifter = make(owner, bridge)
-        self.callbacks = Callbacks(owner, bridge, url.origin, options.callbacks, _EMPTY_HANDLERS)
+        make_callbacks: Callable[..., Callbacks] = Callbacks
+        if "ipykernel" in sys.modules:
+            from . import _notebook  # nobody else needs it
+
+            make_callbacks = _notebook.attend(bridge, url, options)
+        self.callbacks = make_callbacks(owner, bridge, url.origin, options.callbacks, _EMPTY_HANDLERS)
         self.callbacks.check_methods(owner)
 
     def launch(self, owner: WebSocket, run: Command) -> None:
@@ -249,6 +255,7 @@ class WebSocket:
         max_queue: int = 1024,
         write_limit: int = 16 * 2**20,
         callbacks: Literal["thread", "loop"] = "thread",
+        output: Literal["cell"] | None = None,
     ) -> None:
         inside: _Inside = self._nwebsocket
         if inside.started:
@@ -271,6 +278,7 @@ class WebSocket:
             max_queue=max_queue,
             write_limit=write_limit,
             callbacks=callbacks,
+            output=output,
         )
         inside.start(self, parse_url(url), parse_protocols(protocols), options)
 
@@ -531,6 +539,12 @@ class WebSocket:
         counts = f"sent {bridge.messages_sent}, received {bridge.messages_received}"
         ending = f", {bridge.ending.code}" if bridge.ending is not None else ""
         return f"<{name} {inside.callbacks.visible_state().name}{ending} {inside.url.shown} {counts}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows where this is the last line of a cell."""
+        from ._card import card
+
+        return card(type(self).__name__, self.__dict__.get("_nwebsocket"))
 
     def __del__(self) -> None:
         inside = self.__dict__.get("_nwebsocket")
