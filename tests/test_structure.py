@@ -74,6 +74,19 @@ def test_the_fast_lanes_know_nothing_of_ours_nor_wsproto() -> None:
     assert imports_of("_plain_handshake") == {"__future__", "collections", "re"}
 
 
+def test_what_a_notebook_needs_is_imported_only_there() -> None:
+    """And IPython by nobody: where there is none, it is not missed."""
+    assert not importers_of("IPython") | importers_of("ipykernel")
+    script = """
+import sys, nwebsocket
+ws = nwebsocket.WebSocket("ws://127.0.0.1:1")
+ws.wait_closed(10)
+print({"nwebsocket._notebook", "nwebsocket._card", "html", "IPython"} & sys.modules.keys())
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    assert result.stdout == "set()\n"
+
+
 def test_the_loop_thread_knows_no_websocket() -> None:
     assert {name for name in imports_of("_loop_thread") if name.startswith(".")} == {"._curio"}
 

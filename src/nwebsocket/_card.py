@@ -12,6 +12,7 @@ from time import localtime, monotonic, strftime
 from typing import TYPE_CHECKING, Any
 
 from ._bridge import Ending, ReadyState
+from .close_codes import CloseCode
 
 if TYPE_CHECKING:
     from ._notebook import Remembered
@@ -119,7 +120,8 @@ def _how(ending: Ending, url: str) -> str:
     reason = f" “{_on_one_line(ending.reason)}”" if ending.reason else ""
     if ending.error is not None:
         return f"{ending.code} · {str(ending.error).removeprefix(f'{url}: ')}"
-    return f"{ending.code}{reason} · by the {ending.closed_first}{'' if ending.clean else ' · not cleanly'}"
+    code = "1005 (no code)" if ending.code == CloseCode.NO_STATUS_RECEIVED else str(ending.code)
+    return f"{code}{reason} · by the {ending.closed_first}{'' if ending.clean else ' · not cleanly'}"
 
 
 # ---- messages

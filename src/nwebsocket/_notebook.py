@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from functools import partial
 from threading import get_ident
@@ -154,12 +155,18 @@ class Record:
         return list(self._messages)
 
     def send(self, message: Message) -> None:
-        """The bridge's send()."""
-        self._send(message)
+        """The bridge's send(). What is sent is remembered before that: the answer may come before it returns."""
         opcode, payload, size = message
         start = (payload if isinstance(payload, bytes) else payload[0])[:PREFIX]
         shown = start.decode(errors="ignore") if opcode == TEXT else start
-        self._messages.append(Remembered(True, time(), shown, size, size > len(start)))
+        remembered = Remembered(True, time(), shown, size, size > len(start))
+        self._messages.append(remembered)
+        try:
+            self._send(message)
+        except Exception:
+            with suppress(ValueError):
+                self._messages.remove(remembered)
+            raise
 
     def sift(self, messages: list[str | bytes]) -> list[str | bytes]:
         """Remember them; return what the next sifter leaves of them."""
