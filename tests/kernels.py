@@ -53,8 +53,8 @@ class Kernel:
         self._manager.cleanup_resources()
 
     def start(self, name: str, code: str) -> None:
-        """Have a cell run; `name` must be new."""
-        self._names[self._client.execute(code)] = name
+        """Have a cell run; `name` must be new. If it fails, the next one is run all the same."""
+        self._names[self._client.execute(code, stop_on_error=False)] = name
 
     def run(self, name: str, code: str) -> None:
         """Run a cell to its end."""

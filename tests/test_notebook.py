@@ -324,18 +324,20 @@ ws
 @pytest.mark.parametrize("kind", ["WebSocket", "Asking"])
 @pytest.mark.parametrize("way", WAYS)
 def test_the_last_messages_are_on_the_card_whoever_takes_them(
-    notebook: kernels.Kernel, echo: str, way: str, kind: str
+    notebook: kernels.Kernel, way: str, kind: str
 ) -> None:
     """recv() would read the socket itself after a few answers; here it must not, or they would not be remembered."""
     opening, taking = WAYS[way]
     asks = kind == "Asking"
-    code = ROUND_TRIPS.format(
-        opening=opening.format(kind=kind, url=echo),
-        taking=taking,
-        sending="query({'q': '<script>'}).result(10)" if asks else """send('{"q": "<script>"}')""",
-        taking_last="" if asks else taking,
-    )
-    notebook.run("cell", code)
+    with peers.echo_server(compression=None) as server:
+        code = ROUND_TRIPS.format(
+            opening=opening.format(kind=kind, url=server.url),
+            taking=taking,
+            sending="query({'q': '<script>'}).result(10)" if asks else """send('{"q": "<script>"}')""",
+            taking_last="" if asks else taking,
+        )
+        notebook.run("cell", code)
+        notebook.run("close", "ws.close(); ws.wait_closed()")
     (html,) = notebook.displayed("cell", "text/html")
     lines = re.findall(r"([↑↓]) \d\d:\d\d:\d\d (number \d+|\{.*?\})", words(html))
     assert lines[:-2] == [(arrow, f"number {number}") for number in (18, 19) for arrow in "↑↓"]
