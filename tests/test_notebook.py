@@ -110,6 +110,17 @@ def test_the_card_of_a_socket_that_comes_back_says_when() -> None:
     assert "open for" not in text
 
 
+def test_the_card_of_a_socket_that_came_back_no_more(echo: str) -> None:
+    with ReconnectingWebSocket(echo) as ws:
+        ws.send("x")
+        assert ws.recv(LIMIT) == "x"
+        assert re.search(r"open for \d+\.\d s sent 1 message", words(ws._repr_html_()))
+    text = words(ws._repr_html_())
+    assert text.startswith("● ReconnectingWebSocket CLOSED")
+    assert text.endswith("closed 1005 (no code) · by the client")
+    assert "open for" not in text  # of the last connection nobody knows when it ended
+
+
 def test_the_card_of_a_socket_never_opened() -> None:
     class Forgetful(WebSocket):
         def __init__(self) -> None:

@@ -136,7 +136,7 @@ class Bridge:
         self.state = ReadyState.CONNECTING
         self.ending: Ending | None = None
         self.was_open = False
-        self.opened_at: float | None = None  # monotonic clock; the last time, if there are several
+        self.opened_at: float | None = None  # monotonic clock
         self.ended_at: float | None = None
         self.error_raised = False  # somebody's call has raised what ended the connection
         self.closed_locally = False

@@ -85,9 +85,11 @@ def _grid(rows: Iterator[tuple[str, str]]) -> str:
 
 def _rows(inside: Any, ending: Ending | None) -> Iterator[tuple[str, str]]:
     bridge, session = inside.bridge, inside.session
-    if bridge.opened_at is not None and (bridge.state is not ReadyState.CONNECTING):
-        until = monotonic() if bridge.ended_at is None else bridge.ended_at
-        yield "open for" if bridge.ending is None else "was open for", duration(until - bridge.opened_at)
+    opened_at, ended_at = bridge.opened_at, bridge.ended_at
+    if opened_at is not None and ended_at is None:
+        yield "open for", duration(monotonic() - opened_at)
+    elif opened_at is not None:
+        yield "was open for", duration(ended_at - opened_at)
     if session.subprotocol:
         yield "sub-protocol", session.subprotocol
     sent, received = bridge.sent_before + session.bytes_sent, bridge.received_before + session.bytes_received

@@ -212,7 +212,7 @@ def current() -> Notebook | None:
     global _notebook
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
     shell = get_ipython()
-    if getattr(shell, "kernel", None) is None:
+    if not hasattr(shell, "get_parent"):  # only that of a kernel has it
         return None
     if _notebook is None or _notebook.shell is not shell:
         _notebook = Notebook(shell)

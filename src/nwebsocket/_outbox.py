@@ -245,6 +245,7 @@ class OutboxBridge(Bridge):
         self.flush_posted = self.flushes_later = self.reading_stopped = False
         self._pinged.clear()
         self.was_open = self._holding = False
+        self.opened_at = None
         self._announcing = None
         if not self.closed_locally:
             self.state = ReadyState.CONNECTING
