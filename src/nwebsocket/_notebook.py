@@ -175,8 +175,8 @@ class Record:
             self._messages.append(Remembered(False, now, message[:PREFIX], len(message), len(message) > PREFIX))
         return messages if self._next is None else self._next.sift(messages)
 
-    def lost(self, error: Callable[[], ConnectionClosed]) -> list[Message]:
-        return [] if self._next is None else self._next.lost(error)
+    def lost(self, error: Callable[[], ConnectionClosed]) -> tuple[list[Message], set[Message]]:
+        return ([], set()) if self._next is None else self._next.lost(error)
 
     def ended(self, error: Callable[[], ConnectionClosed]) -> None:
         if self._next is not None:
