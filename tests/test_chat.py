@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from peers import LIMIT
 from programs import Program, free_ports
+from test_readme import BLOCKS
 
 from nwebsocket import CloseEvent, ConnectionClosed, HandshakeError, WebSocket
 
@@ -104,6 +105,16 @@ def greet(ws: WebSocket, name: str = "Eve") -> None:
 
 
 # --- In Python
+
+
+def test_the_readmes_block_is_true(port: int) -> None:
+    (block,) = [block for block in BLOCKS if "import ChatClient" in block.code]
+    names: dict[str, Any] = {}
+    exec(block.code.replace(":8000/", f":{port}/"), names)
+    with names["chat"] as chat:
+        chat.who()  # what was posted before this has been heard
+        while [message.text for message in chat.messages] != ["hello"]:
+            chat.who()
 
 
 def test_people_hear_one_another(port: int, come_in: Callable[..., Listener]) -> None:

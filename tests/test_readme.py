@@ -65,6 +65,8 @@ ELSEWHERE = {
     "python3 -m venv .venv && .venv/bin/pip install -q -e '.[tests]' && .venv/bin/python -m pytest -q": (
         ".ci/run takes it from the README"
     ),
+    "pip install -e '.[examples]' && python examples/chat/server.py": "test_chat.py runs the server",
+    "from client import ChatClient, find_token": "test_chat.py runs this with that server",
     "pip install --no-deps --target old nwebsocket==1.0.0": "the benchmarks take many minutes",
 }
 
