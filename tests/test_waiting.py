@@ -6,9 +6,11 @@ import contextlib
 import gc
 import math
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -41,10 +43,13 @@ from nwebsocket import (
     TLSError,
     WaitTimeout,
     WebSocket,
+    _waiting,
     close_all,
     connect,
     open_sockets,
 )
+from nwebsocket._bridge import Bridge
+from nwebsocket._options import Options
 
 
 def never_answer(peer: Peer) -> None:
@@ -773,3 +778,22 @@ def test_protocol_and_extensions() -> None:
         with ws:
             assert ws.protocol == "chat"
             assert "permessage-deflate" in ws.extensions
+
+
+def test_a_socket_that_is_just_being_made_does_not_disturb_who_waits() -> None:
+    """Who has waited for a moment looks at the locks of all sockets, and other threads may be making one."""
+    looks = []
+
+    def look(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code is Bridge.__init__.__code__:
+            looks.append(frame.f_lineno)
+            _waiting._check_locks()
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        Bridge(Options())
+    finally:
+        sys.settrace(before)
+    assert looks
