@@ -131,7 +131,6 @@ class Bridge:
 
     def __init__(self, options: Options) -> None:
         self.lock = threading.RLock()
-        _waiting.watch(self)
         self.trace = Trace()
         self.state = ReadyState.CONNECTING
         self.ending: Ending | None = None
@@ -190,6 +189,8 @@ class Bridge:
         # Those who wait in recv(), and for anything else.
         self._receivers: list[threading.Lock] = []
         self._waiters: list[threading.Lock] = []
+
+        _waiting.watch(self)  # last: from now on any thread may ask whether it is_entered()
 
     def start(self, run: Command) -> None:
         """Have `run` connect, and all that follows, on the loop thread; `session` is set."""
