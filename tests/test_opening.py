@@ -12,7 +12,7 @@ from http.cookiejar import CookieJar
 import pytest
 from peers import Peer, RawServer, close_frame, text
 
-from nwebsocket import WebSocket, _loop, connect
+from nwebsocket import ConnectionLost, WebSocket, _loop, connect
 
 LIMIT = 10.0  # seconds: more than anything here takes
 
@@ -64,6 +64,24 @@ def test_the_server_has_it_before_the_loop_thread_is_awake(loop_at_rest: threadi
             # 127.0.0.1 has no more than the one connection, and the one request counts.
             assert asked.requests.empty()
             assert ws.stats.bytes_sent > len(path) + sum(map(len, headers.values()))
+
+
+@at_once
+def test_a_reset_before_the_loop_thread_is_awake_loses_nothing_that_came_before(loop_at_rest: threading.Event) -> None:
+    reset = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.accept(after=text("hello"))
+        peer.reset()
+        reset.set()
+
+    with RawServer(script) as server:
+        ws = WebSocket(server.url)
+        assert reset.wait(LIMIT)
+        loop_at_rest.set()
+        assert ws.wait_open(LIMIT).recv(LIMIT) == "hello"
+        with pytest.raises(ConnectionLost, match="the connection was lost: Connection reset by peer"):
+            ws.recv(LIMIT)
 
 
 @at_once
