@@ -33,19 +33,20 @@ class Inside(Protocol):
     def wait_settled(self, timeout: float | None) -> bool: ...
 
 
-# Sockets that were opened and are still referred to, oldest first; the key is the id of the Inside.
-_registry: dict[int, tuple[weakref.ref[Any], Inside]] = {}
+# Sockets that were opened and are still referred to, oldest first; the key is the id of the Inside, which must not be
+# held here: it holds the connection's error, whose traceback may hold the socket.
+_registry: dict[int, weakref.ref[Any]] = {}
 
 
 def register(socket: Any, inside: Inside) -> None:
     """Know `socket`, for as long as somebody holds it."""
     key = id(inside)
-    _registry[key] = (weakref.ref(socket, lambda _: _registry.pop(key, None)), inside)
+    _registry[key] = weakref.ref(socket, lambda _: _registry.pop(key, None))
 
 
 def _alive() -> list[tuple[Any, Inside]]:
-    pairs = [(reference(), inside) for reference, inside in list(_registry.values())]
-    return [(socket, inside) for socket, inside in pairs if socket is not None]
+    sockets = [reference() for reference in list(_registry.values())]
+    return [(socket, socket._nwebsocket) for socket in sockets if socket is not None]
 
 
 def open_sockets() -> list[WebSocket]:
@@ -81,7 +82,7 @@ def _after_fork_in_child() -> None:
 
 
 def _loop_ended(loop: LoopThread) -> None:
-    for _, inside in list(_registry.values()):
+    for _, inside in _alive():
         inside.bridge.loop_ended(loop)
 
 

@@ -1,0 +1,63 @@
+"""What has ended is let go of: no socket, with all that it holds, outlives its user and its connection."""
+
+from __future__ import annotations
+
+import gc
+import time
+import weakref
+from typing import Any
+
+import pytest
+from peers import LIMIT, RawServer, refusing_address
+
+from nwebsocket import ConnectionClosed, ConnectionFailed, QueryMixin, WebSocket
+
+
+def is_gone(reference: weakref.ref[Any]) -> bool:
+    """Whether that goes within a second, in which the log may still wait for a handler."""
+    deadline = time.monotonic() + 1
+    while reference() is not None and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+    return reference() is None
+
+
+def fail_to_open() -> weakref.ref[Any]:
+    """The traceback of what is raised holds this frame, and with it the socket."""
+    with refusing_address() as (host, port):
+        ws = WebSocket(f"ws://{host}:{port}/")
+        with pytest.raises(ConnectionFailed) as caught:
+            ws.wait_open(LIMIT)
+    del caught
+    ws.wait_closed(LIMIT)
+    return weakref.ref(ws)
+
+
+def be_cut() -> weakref.ref[Any]:
+    with RawServer(lambda peer: peer.accept()) as server:
+        ws = WebSocket(server.url).wait_open(LIMIT)
+        for use in (ws.recv, lambda: ws.send("x"), ws.recv):
+            with pytest.raises(ConnectionClosed) as caught:
+                use()
+        del caught, use
+    ws.wait_closed(LIMIT)
+    return weakref.ref(ws)
+
+
+@pytest.mark.parametrize("end", [fail_to_open, be_cut])
+def test_a_socket_whose_error_was_raised_is_let_go_of(end: Any) -> None:
+    assert is_gone(end())
+
+
+class Querying(QueryMixin, WebSocket):
+    """A WebSocket that queries."""
+
+
+def query_and_close(url: str) -> weakref.ref[Any]:
+    with Querying(url) as ws:
+        assert ws.query({"question": 1}, timeout=3600).result(LIMIT)
+    return weakref.ref(ws._nwebsocket.bridge)
+
+
+def test_the_timeout_of_a_query_holds_nothing(echo: str) -> None:
+    assert is_gone(query_and_close(echo))
