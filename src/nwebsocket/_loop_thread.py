@@ -168,19 +168,27 @@ class LoopThread:
         await spawn(self._keep_time, daemon=True)
         while self._alive:
             await wait_readable(self._queue)
-            for command in await self._take():
-                await _run_command(command)
+            await self._run_taken()
+
+    async def _run_taken(self) -> None:
+        """Not in _main(), whose variables would hold the last command, and its connection, for as long as it waits."""
+        for command in await self._take():
+            await _run_command(command)
 
     async def _keep_time(self) -> None:
         timers = self._timers
         while True:
-            while timers and (timers[0].command is None or timers[0].when <= monotonic()):
-                command = heappop(timers).command
-                if command is not None:
-                    await _run_command(command)
+            await self._run_due()
             self._timers_changed.clear()
             with contextlib.suppress(TaskTimeout):
                 await before(timers[0].when if timers else None, self._timers_changed.wait())
+
+    async def _run_due(self) -> None:
+        timers = self._timers
+        while timers and (timers[0].command is None or timers[0].when <= monotonic()):
+            command = heappop(timers).command
+            if command is not None:
+                await _run_command(command)
 
     async def _take(self) -> list[Command]:
         commands = []
