@@ -121,7 +121,14 @@ class _Queries:
     def _arm(self, deadline: float) -> None:
         if self._armed is None or deadline < self._armed:
             self._armed = deadline
-            _loop.current().call_later(max(0.0, deadline - monotonic()), self._expire)
+            queries = weakref.ref(self)  # which may have ended long before
+
+            def expire() -> None:
+                alive = queries()
+                if alive is not None:
+                    alive._expire()
+
+            _loop.current().call_later(max(0.0, deadline - monotonic()), expire)
 
     def _wait_for_room(self, limit: int) -> None:
         self.bridge.write_now()
