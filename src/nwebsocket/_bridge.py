@@ -325,7 +325,7 @@ class Bridge:
             with self.lock:
                 reads = not self.reading_stopped and not (self.reader is not None and self.reader.lent)
                 plain = self.state is ReadyState.OPEN and reads
-                if self.state < ReadyState.CLOSING:
+                if self._may_close():
                     self.close_requested_at = monotonic()
                     self.close_request = (code, reason)
                     self.closed_locally = True
@@ -337,6 +337,10 @@ class Bridge:
             self._post_close()
             raise
         self._post_close()  # again at a second call: rule 2
+
+    def _may_close(self) -> bool:
+        """Whether close() has anything to do; with the lock held."""
+        return self.state < ReadyState.CLOSING
 
     def _close_through(self, code: int | None, reason: str) -> bool:
         """Write the Close frame here and now; False if the loop must see to it."""

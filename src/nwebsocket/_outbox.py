@@ -135,6 +135,10 @@ class OutboxBridge(Bridge):
             self.kept_bytes = 0
         return count
 
+    def _may_close(self) -> bool:
+        """Also while the server closes: there would be another connection."""
+        return self.ending is None and not self.closed_locally
+
     def _post_close(self) -> None:
         super()._post_close()
         self.on_close()
