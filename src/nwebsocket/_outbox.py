@@ -98,15 +98,6 @@ class OutboxBridge(Bridge):
         """Without what is kept: who waited for that in an open handler would wait for himself."""
         return self._over_limit(self.kept_bytes, len(self.kept))
 
-    def close(self, code: int | None, reason: str) -> None:
-        with self.lock:
-            if self.state is ReadyState.CLOSING and not self.closed_locally:
-                # The server is closing this connection: there is not to be another one.
-                self.close_requested_at = monotonic()
-                self.close_request = (code, reason)
-                self.closed_locally = True
-        super().close(code, reason)
-
     def check_wait(self) -> None:
         if self.state is ReadyState.CONNECTING and self.in_handler():
             raise RuntimeError("there is no connection, and the next one is not made before this handler has returned")
