@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+import tracemalloc
 import weakref
 from typing import Any
 
@@ -61,3 +62,22 @@ def query_and_close(url: str) -> weakref.ref[Any]:
 
 def test_the_timeout_of_a_query_holds_nothing(echo: str) -> None:
     assert is_gone(query_and_close(echo))
+
+
+def test_a_closed_socket_keeps_no_buffers_of_compression(echo: str) -> None:
+    """They take 200 KiB, and the garbage collector knows nothing of their size."""
+    with WebSocket(echo) as first:
+        first.ping()
+    kept = []
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            with WebSocket(echo) as ws:
+                assert ws.extensions
+                ws.send("hello " * 20)
+                assert ws.recv(LIMIT) == "hello " * 20
+            kept.append(ws)
+        memory, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert memory / len(kept) < 64 * 1024

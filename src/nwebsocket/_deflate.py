@@ -89,6 +89,10 @@ class DeflateExtension(PerMessageDeflate):
             )
         return super().frame_outbound(proto, opcode, rsv, data, fin)
 
+    def release(self) -> None:
+        """Let go of the buffers, which nobody will need again."""
+        self._compressor = self._decompressor = self._stream = None
+
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:

@@ -107,6 +107,11 @@ class Protocol:
         self.close_received = False
         self.failed = False
 
+    def release(self) -> None:
+        """Let go of all buffers: nothing will come or go any more, and the user may keep the socket for long."""
+        self._deflate.release()
+        self._text = self._bytes = None
+
     @property
     def response(self) -> Response | None:
         """The server's answer to the handshake, once its head has come; also when it is a refusal."""

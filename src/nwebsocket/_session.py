@@ -189,7 +189,8 @@ class Session:
             self._trace("=", f"sent {self._bridge.messages_sent} messages, received {self._bridge.messages_received}")
         if self._transport is not None:
             await self._close_transport()
-        self._protocol = None  # and with it the buffers of compression
+        if self._protocol is not None:
+            self._protocol.release()
         self._conclude(ending)
 
     def _conclude(self, ending: Ending) -> None:
