@@ -46,6 +46,7 @@ from soaking.plan import (
     DAMAGED,
     ERROR,
     HEARD,
+    LARGEST,
     READY,
     SENT,
     UNANSWERED,
@@ -264,11 +265,13 @@ def report_for_ever() -> None:
 
 
 def warm_up(url: str) -> None:
-    """Have all that lasts: the loop, and what one connection of each kind leaves behind in the way of caches."""
-    for cls in (Querying, ReconnectingQuerying):
+    """Have all that lasts: the descriptors of the loop, and what NumPy brings along, which masks large messages."""
+    for cls in (WebSocket, Querying, ReconnectingQuerying):
         for compression in (None, "deflate"):
-            with cls(url + path_of(0, 0), compression=compression):
-                pass
+            with cls(url + path_of(0, 0), compression=compression) as ws:
+                ws.send(bytes(LARGEST))
+                for _ in range(4):
+                    ws.recv(10)
     wait_for_threads()
 
 

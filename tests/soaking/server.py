@@ -83,13 +83,15 @@ class Connection(asyncio.Protocol):
             data = raw.decode() if frames[0].opcode is Opcode.TEXT else raw
             if isinstance(data, str) and data.startswith("{"):
                 self._answer(json.loads(data))
-                return
-            number, _ = read_message(data)
+            elif self._attempt:  # else the client warms up
+                self._note(AT_SERVER, read_message(data)[0])
         except ValueError as error:
             print(error, file=sys.stderr)
             reporter.note(DAMAGED, self._key, self._attempt)
-        else:
-            reporter.note(AT_SERVER, self._key, self._attempt, number)
+
+    def _note(self, kind: bytes, number: int) -> None:
+        if self._attempt:
+            reporter.note(kind, self._key, self._attempt, number)
 
     def _answer(self, query: dict[str, int]) -> None:
         if self._protocol.state is State.OPEN:
@@ -102,7 +104,7 @@ class Connection(asyncio.Protocol):
         if self._protocol.state is not State.OPEN or self._transport.is_closing():
             return
         if self._may_push:
-            if random.random() < 2 * self._closes_with:
+            if self._attempt and random.random() < 2 * self._closes_with:
                 self.close(4000)
                 return
             for _ in range(random.choice((1, 1, 1, 1, 6))):
@@ -113,7 +115,7 @@ class Connection(asyncio.Protocol):
     def _push_one(self) -> None:
         tells_attempt = self._profile.mode != "recv" or not self._profile.reconnecting
         data = message(self._number, self._attempt, may_be_empty=tells_attempt)
-        reporter.note(PUSHED, self._key, self._attempt, self._number)
+        self._note(PUSHED, self._number)
         self._number += 1
         if isinstance(data, str):
             self._protocol.send_text(data.encode())
