@@ -189,6 +189,7 @@ class Bridge:
         # Those who wait in recv(), and for anything else.
         self._receivers: list[threading.Lock] = []
         self._waiters: list[threading.Lock] = []
+        _waiting.watch(self)  # last: from now on other threads call is_entered()
 
         _waiting.watch(self)  # last: from now on any thread may ask whether it is_entered()
 
@@ -280,9 +281,8 @@ class Bridge:
         begins to wait for something.
         """
         writer = self.writer
-        assert writer is not None
-        if writer.stuck:
-            return  # the session goes on when the operating system takes more
+        if writer is None or writer.stuck:
+            return  # the session goes on when the operating system takes more, or the next connection is open
         if (len(self.outgoing) >= _BURST or size >= _MUCH) and (writer.any_thread or get_ident() == self.loop_ident):
             self._write(writer)
             self.written_at = monotonic()
@@ -346,8 +346,8 @@ class Bridge:
         """Write the Close frame here and now; False if the loop must see to it."""
         if not self.loop_looks or _waiting.owned(self.lock):  # then in a signal handler: rule 1
             return False
-        assert self.writer is not None
-        return self.writer.close_through(code, reason)
+        writer = self.writer
+        return writer is not None and writer.close_through(code, reason)
 
     def _post_close(self) -> None:
         if self.closed_locally and self.ending is None:
@@ -661,7 +661,8 @@ class Bridge:
 
     def is_entered(self) -> bool:
         """Whether the caller, a signal handler, has interrupted its own thread while that held a lock of this."""
-        return _waiting.owned(self.lock) or (self.writer is not None and _waiting.owned(self.writer.wire))
+        writer = self.writer
+        return _waiting.owned(self.lock) or (writer is not None and _waiting.owned(writer.wire))
 
     def loop_ended(self, loop: LoopThread) -> None:
         """The loop thread is gone; a session that has not ended by itself never will."""

@@ -91,7 +91,7 @@ class OutboxBridge(Bridge):
             self.kept_bytes += message[2]
 
     def _see_off(self, size: int) -> None:
-        if self.writer is not None and not self._must_wait():
+        if not self._must_wait():
             super()._see_off(size)
 
     def over_write_limit(self) -> bool:
