@@ -189,8 +189,6 @@ class Bridge:
         # Those who wait in recv(), and for anything else.
         self._receivers: list[threading.Lock] = []
         self._waiters: list[threading.Lock] = []
-        _waiting.watch(self)  # last: from now on other threads call is_entered()
-
         _waiting.watch(self)  # last: from now on any thread may ask whether it is_entered()
 
     def start(self, run: Command) -> None:
