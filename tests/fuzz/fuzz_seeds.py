@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-import base64
 
 from fuzz_targets import EXTENSIONS, PASSWORD, accepted
 from wsproto.connection import Connection, ConnectionType
@@ -25,8 +25,8 @@ def kept() -> list[tuple[str, bytes]]:
 
 def seeds() -> list[tuple[str, bytes]]:
     """The inputs, with the names of their targets."""
-    made = {"frames": _frames(), "answer": _answers(), "proxy": _proxies(), "url": _urls(), "connection": _connections()}
-    return [(target, data) for target, inputs in made.items() for data in inputs]
+    made = {"frames": _frames, "answer": _answers, "proxy": _proxies, "url": _urls, "connection": _connections}
+    return [(target, data) for target, inputs in made.items() for data in inputs()]
 
 
 # ---- what a server says once the connection is open
@@ -71,11 +71,11 @@ def _conversations(extensions: str | None) -> Iterator[bytes]:
 
 
 def _deflated_anew() -> bytes:
-    """A compressed message that ends its stream, one that is a bomb, and their frames."""
+    """A compressed message that ends its stream, and one that is a bomb."""
     end, bomb = zlib.compressobj(wbits=-15), zlib.compressobj(wbits=-15)
     first = end.compress(b"end") + end.flush() + b"\0"
     second = (bomb.compress(bytes(100_000)) + bomb.flush(zlib.Z_SYNC_FLUSH))[:-4]
-    return b"".join(bytes([0xC2, 126, 0, len(data)]) + data if len(data) > 125 else bytes([0xC2, len(data)]) + data for data in (first, second))
+    return bytes([0xC2, len(first)]) + first + bytes([0xC2, len(second)]) + second
 
 
 def _frames() -> Iterator[bytes]:
@@ -128,7 +128,8 @@ def _proxies() -> Iterator[bytes]:
         b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\n\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 502 Bad Gateway\r\n\r\n<html>",
     )
-    socks5 = [begin + b"\x05\x00\x00" + address for begin in (b"\x05\x00", b"\x05\x02\x01\x00") for address in _ADDRESSES]
+    beginnings = (b"\x05\x00", b"\x05\x02\x01\x00")
+    socks5 = [beginning + b"\x05\x00\x00" + address for beginning in beginnings for address in _ADDRESSES]
     socks5 += [b"\x05\xff", b"\x05\x02\x01\x01", b"\x05\x00\x05\x05\x00\x01\0", b"\x04\x5a"]
     socks4 = [b"\x00" + bytes([code]) + b"\0\x50\x7f\0\0\x01" for code in range(0x5A, 0x5F)]
     for scheme, answers in enumerate((http, socks5, socks4)):

@@ -1,12 +1,12 @@
-"""The long run: a million inputs, found by the coverage of the library and of wsproto, h11 and socksio.
+"""The long run: a million inputs, found by what of the library, wsproto, h11 and socksio they reach.
 
     pip install -e '.[fuzz,tests]'
     python tests/fuzz/run.py                       all targets, one after the other
-    python tests/fuzz/run.py frames 100000         one of them, so many inputs
+    python tests/fuzz/run.py frames 100000         one of them, with so many inputs
     python tests/fuzz/run.py keep                  choose anew, from all that was found, what the tests replay
 
-What it finds is in .fuzz/, and the next run goes on from there; an input that fails a target is there, too, as a file
-crash-..., timeout-... or oom-..., and the run ends with it.
+What it finds is in .fuzz/, and the next run goes on from there. An input that fails a target ends the run, and is in
+.fuzz/, too: as TARGET-crash-..., TARGET-timeout-... or TARGET-oom-....
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import base64
 import hashlib
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +25,7 @@ RUNS = {"frames": 330_000, "answer": 260_000, "proxy": 180_000, "url": 200_000, 
 LARGEST = 1024
 """Bytes of an input."""
 MEMORY = 512
-"""MiB that a run may take, Python, coverage and all."""
+"""MiB that a run may take, with all that the fuzzer itself takes."""
 SECONDS = 10
 """For one input."""
 
@@ -49,46 +49,74 @@ def main() -> None:
 
 
 def fuzz(target: str, runs: int) -> None:
-    """Does not return."""
+    """Never returns."""
     import atheris
 
     with atheris.instrument_imports(include=list(_PACKAGES)):
         import fuzz_seeds
         import fuzz_targets
 
-        import nwebsocket._session  # otherwise imported with the first connection
+        import nwebsocket._session  # noqa: F401  # which is otherwise imported with the first connection
     corpus = FOUND / target
     corpus.mkdir(parents=True, exist_ok=True)
     for name, data in [*fuzz_seeds.seeds(), *fuzz_seeds.kept()]:
         if name == target:
             (corpus / hashlib.sha1(data).hexdigest()).write_bytes(data)
     limits = [f"-runs={runs}", f"-max_len={LARGEST}", f"-timeout={SECONDS}", f"-rss_limit_mb={MEMORY}"]
-    atheris.Setup(
-        [sys.argv[0], str(corpus), *limits, "-print_final_stats=1", f"-artifact_prefix={FOUND / target}-"],
-        fuzz_targets.TARGETS[target],
-    )
+    options = ["-print_final_stats=1", f"-artifact_prefix={corpus}-"]
+    atheris.Setup([sys.argv[0], str(corpus), *limits, *options], fuzz_targets.TARGETS[target])
     atheris.Fuzz()
 
 
 def keep() -> None:
-    """Write to `fuzz_seeds.KEPT` what the seeds do not do: of all that was found, smallest first, each input that takes
-    a step from one line to another that none has taken before.
+    """Write to `fuzz_seeds.KEPT` what goes beyond the seeds: of all that was found, the smallest first, each input that
+    makes a step from one line to another that none before it has made.
     """
     import fuzz_seeds
     import fuzz_targets
 
     lines = []
-    for target in RUNS:
-        steps = Steps()
-        for name, data in fuzz_seeds.seeds():
-            if name == target:
-                steps.new(lambda data=data: fuzz_targets.TARGETS[target](data))
-        found = sorted({path.read_bytes() for path in (FOUND / target).iterdir()}, key=lambda data: (len(data), data))
+    for target, run in fuzz_targets.TARGETS.items():
+        seeds = [data for name, data in fuzz_seeds.seeds() if name == target]
+        found = sorted((path.read_bytes() for path in (FOUND / target).iterdir()), key=lambda data: (len(data), data))
+        known = set[Step]().union(*[steps_of(run, data) for data in seeds])
         for data in found:
-            if steps.new(lambda data=data: fuzz_targets.TARGETS[target](data)):
+            steps = steps_of(run, data)
+            if not steps <= known:
+                known |= steps
                 lines.append(f"{target} {base64.b64encode(data).decode()}\n")
     fuzz_seeds.KEPT.write_text("".join(lines), encoding="ascii")
     print(f"{len(lines)} inputs in {fuzz_seeds.KEPT}")
+
+
+Step = tuple[str, int, int]
+
+
+def steps_of(run: Callable[[bytes], None], data: bytes) -> set[Step]:
+    """From which line to which it goes in the library, on this thread."""
+    import nwebsocket
+
+    package, steps = Path(nwebsocket.__file__).parent, set[Step]()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        file, before = frame.f_code.co_filename, frame.f_lineno
+        if Path(file).parent != package:
+            return None
+
+        def trace_line(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal before
+            steps.add((file, before, frame.f_lineno))
+            before = frame.f_lineno
+            return trace_line
+
+        return trace_line
+
+    sys.settrace(trace)
+    try:
+        run(data)
+    finally:
+        sys.settrace(None)
+    return steps
 
 
 if __name__ == "__main__":
