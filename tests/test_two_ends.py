@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -43,6 +43,9 @@ Message = str | bytes
 
 WAYS = ("thread", "loop", "recv")
 """Handlers on their thread, handlers on the loop, or none."""
+
+PHASES = [Phase.explicit, Phase.reuse, Phase.generate, *([Phase.shrink] if FULL else [])]
+"""What fails is made smaller only where there is time for it: many of the steps then wait in vain."""
 
 ECHO = "echo "
 """Handlers send back what begins so."""
@@ -146,6 +149,7 @@ blobs = st.one_of(
     st.binary(max_size=40), st.builds(lambda unit, size: (unit * size)[:size], st.binary(min_size=1, max_size=9), sizes)
 )
 messages = st.one_of(texts, texts, blobs)
+bursts = st.lists(messages, min_size=1, max_size=4)
 codes = st.one_of(st.sampled_from([1000, 3000, 4999]), st.integers(3000, 4999))
 reasons = st.one_of(st.just(""), st.text(max_size=30))
 
@@ -256,9 +260,9 @@ class TwoEnds(RuleBasedStateMachine):
     # ---- the server
 
     @precondition(lambda self: self.server_speaks and not self.parts)
-    @rule(message=messages)
-    def server_sends(self, message: Message) -> None:
-        self.said.append((self.server.say(message_event(message)), message))
+    @rule(burst=bursts)
+    def server_sends(self, burst: list[Message]) -> None:
+        self.said += [(self.server.say(message_event(message)), message) for message in burst]
 
     @precondition(lambda self: self.server_speaks)
     @rule(text=st.text(max_size=20), last=st.booleans())
@@ -272,13 +276,16 @@ class TwoEnds(RuleBasedStateMachine):
             self.parts = []
 
     @precondition(lambda self: self.server_speaks)
-    @rule(payload=st.binary(max_size=125), pong=st.booleans())
-    def server_pings(self, payload: bytes, pong: bool) -> None:
-        if pong:
-            self.server.say(events.Pong(payload))
-        else:
-            payload = b"%d:" % len(self.server_pinged) + payload[4:]
+    @rule(payloads=st.lists(st.binary(max_size=120), min_size=1, max_size=3))
+    def server_pings(self, payloads: list[bytes]) -> None:
+        for payload in payloads:
+            payload = b"%d:" % len(self.server_pinged) + payload
             self.server_pinged.append((self.server.say(events.Ping(payload)), payload))
+
+    @precondition(lambda self: self.server_speaks)
+    @rule(payload=st.binary(max_size=125))
+    def server_sends_a_pong(self, payload: bytes) -> None:
+        self.server.say(events.Pong(payload))
 
     @precondition(lambda self: self.may_end and self.server_speaks)
     @rule(code=st.one_of(st.just(1005), codes, st.sampled_from([1001, 1011])), reason=reasons)
@@ -341,9 +348,10 @@ class TwoEnds(RuleBasedStateMachine):
 
     # ---- the client
 
-    @rule(message=messages)
-    def client_sends(self, message: Message) -> None:
-        self.client_sends_data(message, message)
+    @rule(burst=bursts)
+    def client_sends(self, burst: list[Message]) -> None:
+        for message in burst:
+            self.client_sends_data(message, message)
 
     @rule(parts=st.one_of(st.lists(texts, min_size=1, max_size=4), st.lists(blobs, min_size=1, max_size=4)))
     def client_sends_fragments(self, parts: list[Any]) -> None:
@@ -489,17 +497,19 @@ class TwoEnds(RuleBasedStateMachine):
 
 def run(way: str, examples: int) -> None:
     machine = type("TwoEnds", (TwoEnds,), {"way": way})
-    limits = settings(max_examples=examples, stateful_step_count=30, suppress_health_check=list(HealthCheck))
+    limits = settings(
+        max_examples=examples, stateful_step_count=30, phases=PHASES, suppress_health_check=list(HealthCheck)
+    )
     run_state_machine_as_test(machine, settings=limits)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_two_ends(way: str) -> None:
-    run(way, 6)
+    run(way, 5)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600 if FULL else 60)
 @pytest.mark.parametrize("way", WAYS)
 def test_two_ends_many_times(way: str) -> None:
-    run(way, 1500 if FULL else 40)
+    run(way, 1500 if FULL else 30)
