@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lab import PLEASE_CLOSE, Message, Place, conversation
+from lab import PLEASE_CLOSE, SWEEP, Message, Place, conversation
 from matrix import BEFORE, Cell, Expected
 from user import Seen
 
@@ -16,9 +16,11 @@ from nwebsocket import ConnectionClosed
 TOLERANCE = 2.5
 
 
-def complaints(cell: Cell, expected: Expected, place: Place, seen: Seen) -> list[str]:
+def complaints(cell: Cell, expected: Expected, place: Place, seen: Seen) -> Iterator[str]:
     """Say what is not as it should be."""
-    return [
+    if place.relay.struck_at is None and cell.stage.phase != "connect" and not cell.stage.phase.startswith(SWEEP):
+        yield "the fault has not struck"
+    yield from [
         *_about_messages(cell, expected, seen),
         *_about_echoes(cell, expected, place, seen),
         *_about_the_end(cell, expected, seen),

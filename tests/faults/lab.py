@@ -97,10 +97,11 @@ def fragments_of(message: str) -> list[str]:
 class Place:
     """Where the client of one cell connects, and what becomes of its connection.
 
-    ``url``         for the client
-    ``echoes``      what the server has received
-    ``intact``      ... when the fault struck
-    ``boundaries``  how many bytes the server had sent in all when it had accepted the connection, and after each message
+    ``url``          for the client
+    ``echoes``       what the server has received
+    ``intact``       how many of these it had when the fault struck
+    ``request_end``  how many bytes the client had sent up to the end of its request
+    ``boundaries``   how many the server had sent up to the end of its answer, and of each message
     """
 
     def __init__(self, cell: Cell, number: int) -> None:
@@ -109,13 +110,14 @@ class Place:
         self.echoes: list[Message] = []
         self.intact = 0
         self.boundaries: list[int] = []
+        self.request_end = 0
         self._fillers: list[socket.socket] = []
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
         self._listener.setblocking(False)
         if not self._is_refused:
             self._listener.listen(0 if self._is_late else 1)
-        self.url = f"{'wss' if cell.secure else 'ws'}://127.0.0.1:{self._listener.getsockname()[1]}/{number}"
+        self.url = f"{'wss' if cell.secure else 'ws'}://127.0.0.1:{self._listener.getsockname()[1]}/{number:06}"
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -187,6 +189,7 @@ class Place:
 
     def request_has_come(self) -> None:
         """The answer follows."""
+        self.request_end = self.relay.up.taken
         if self.cell.stage.phase == "response":
             self.relay.arm("down", self.cell.offset)
 
@@ -229,10 +232,11 @@ class Place:
         """A message in fragments; a ping within, unless the pong would be what the fault strikes."""
         first, *others = fragments_of(message)
         yield first
-        if self.cell.stage.direction == "down":
+        phase, direction, place, *_ = self.cell.stage
+        if (phase, direction) != ("fragments", "up"):
             await connection.ping()
-            if (self.cell.stage.phase, self.cell.stage.place) == ("fragments", "between"):
-                self.relay.arm("down", self.cell.offset)
+        if (phase, direction, place) == ("fragments", "down", "between"):
+            self.relay.arm("down", self.cell.offset)
         for fragment in others:
             yield fragment
 
@@ -300,7 +304,7 @@ class Lab:
     def place(self, cell: Cell) -> Iterator[Place]:
         """Be ready for the client of the cell."""
         number = next(self._numbers)
-        place = self._places[f"/{number}"] = Place(cell, number)
+        place = self._places[f"/{number:06}"] = Place(cell, number)
         self._call(place.open(self._path(cell.secure)))
         try:
             yield place

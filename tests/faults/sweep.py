@@ -9,9 +9,9 @@ import itertools
 from collections.abc import Iterator
 
 from lab import OF_PHASE, SWEEP, Place, conversation
-from matrix import CLOSE_TIMEOUT, OPEN_TIMEOUT, PING_INTERVAL, PING_TIMEOUT, SILENT, Cell, Expected, Stage
+from matrix import CLOSE_TIMEOUT, PING_INTERVAL, PING_TIMEOUT, SILENT, Cell, Expected, Stage
 from relay import Direction
-from user import PATIENCE
+from user import PATIENCE, SWEEP_OPEN_TIMEOUT
 
 from nwebsocket import (
     ConnectionFailed,
@@ -53,15 +53,16 @@ def cells_like(cell: Cell, sizes: dict[Direction, int]) -> Iterator[Cell]:
 
 def expected(cell: Cell, place: Place) -> Expected:
     """What the README promises for a cell, given what had passed when the fault struck."""
-    struck, total = place.relay.struck_at is not None, len(conversation(cell))
+    struck, total = place.relay.struck_at is not None and cell.fault in FAULTS, len(conversation(cell))
     passed = cell.offset if struck and cell.stage.direction == "down" else place.relay.down.passed
     whole = sum(boundary <= passed for boundary in place.boundaries) - 1
     if cell.fault == "corrupt" and struck:
-        return _corrupted(whole)
+        asked_wrongly = cell.stage.direction == "up" and cell.offset < place.request_end
+        return _corrupted(-1 if asked_wrongly else whole)
     if not struck or (whole == total and passed >= place.boundaries[-1] + _CLOSE_SIZE[cell.secure]):
         return Expected(total, (None,), (1000,), within=PATIENCE)
     if whole < 0 and cell.fault in SILENT:
-        return Expected(0, (OpenTimeout,), within=OPEN_TIMEOUT, opened=False)
+        return Expected(0, (OpenTimeout,), within=SWEEP_OPEN_TIMEOUT, opened=False)
     if whole < 0:
         return Expected(0, (ConnectionFailed, HandshakeError, TLSError), opened=False)
     if cell.fault in SILENT:

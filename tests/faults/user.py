@@ -21,6 +21,9 @@ LIMIT = 15.0
 #: the payload of one message, and nobody can know.
 PATIENCE = 2.0
 
+#: Seconds of `open_timeout` in a sweep, which has it in all cells: in some the connection opens, however busy we are.
+SWEEP_OPEN_TIMEOUT = 1.5
+
 
 @dataclass
 class Seen:
@@ -72,7 +75,7 @@ def use(cell: Cell, url: str, trusting: ssl.SSLContext) -> Seen:
 
     ws.onopen, ws.onerror = seen.opened, seen.failed
     ws.onclose = lambda event: seen.closed(event)
-    patience = PATIENCE if cell.stage.phase.startswith(SWEEP) else LIMIT
+    patience = PATIENCE if cell.stage.phase.startswith(SWEEP) and cell.fault == "corrupt" else LIMIT
     if cell.way == "recv":
         seen.raised["reading"] = read(ws, onmessage, patience)
     else:
@@ -92,7 +95,7 @@ def time_outs(cell: Cell) -> dict[str, Any]:
     phase = cell.stage.phase
     keepalive = {"ping_interval": PING_INTERVAL, "ping_timeout": PING_TIMEOUT}
     if phase.startswith(SWEEP) and cell.fault in (*SILENT, "corrupt"):
-        return {"open_timeout": OPEN_TIMEOUT, "close_timeout": CLOSE_TIMEOUT, **keepalive}
+        return {"open_timeout": SWEEP_OPEN_TIMEOUT, "close_timeout": CLOSE_TIMEOUT, **keepalive}
     if cell.fault not in SILENT:
         return {}
     if phase in OPENING:
