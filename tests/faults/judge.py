@@ -18,7 +18,8 @@ TOLERANCE = 2.5
 
 def complaints(cell: Cell, expected: Expected, place: Place, seen: Seen) -> Iterator[str]:
     """Say what is not as it should be."""
-    if place.relay.struck_at is None and cell.stage.phase != "connect" and not cell.stage.phase.startswith(SWEEP):
+    struck = place.relay.struck_at is not None or cell.stage.phase in ("dns", "connect")
+    if not struck and not cell.stage.phase.startswith(SWEEP):
         yield "the fault has not struck"
     yield from [
         *_about_messages(cell, expected, seen),
@@ -51,11 +52,12 @@ def _are_same(received: list[Message], sent: list[Message], altered: str, intact
     if altered == "anything":
         return received[:intact] == sent[:intact]
     if altered == "a bit":
-        before, after = received[BEFORE], sent[BEFORE]
-        difference = int.from_bytes(before, "big") ^ int.from_bytes(after, "big")
-        if len(before) != len(after) or difference.bit_count() != 1:
+        before, after = sent[BEFORE], received[BEFORE]
+        if not (isinstance(before, bytes) and isinstance(after, bytes) and len(before) == len(after)):
             return False
-        received = [*received[:BEFORE], after, *received[BEFORE + 1 :]]
+        if (int.from_bytes(before, "big") ^ int.from_bytes(after, "big")).bit_count() != 1:
+            return False
+        received = [*received[:BEFORE], before, *received[BEFORE + 1 :]]
     return received == sent[: len(received)]
 
 
@@ -106,4 +108,3 @@ def _about_time(expected: Expected, place: Place, seen: Seen) -> Iterator[str]:
     took = seen.ended - since
     if took > expected.within + TOLERANCE:
         yield f"it took {took:.2f} s, {expected.within:.2f} s were expected"
-

@@ -17,7 +17,7 @@ import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from hashlib import sha512
 from pathlib import Path
 from types import TracebackType
@@ -117,7 +117,8 @@ class Place:
         self._listener.setblocking(False)
         if not self._is_refused:
             self._listener.listen(0 if self._is_late else 1)
-        self.url = f"{'wss' if cell.secure else 'ws'}://127.0.0.1:{self._listener.getsockname()[1]}/{number:06}"
+        host = f"{cell.fault}.test" if cell.stage.phase == "dns" else "127.0.0.1"
+        self.url = f"{'wss' if cell.secure else 'ws'}://{host}:{self._listener.getsockname()[1]}/{number:06}"
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -275,7 +276,7 @@ class Lab:
     """The servers, and the thread on which they and all relays run."""
 
     def __init__(self, authority: Authority) -> None:
-        self._context = authority.server()
+        self._context = authority.server("127.0.0.1", "delay.test")
         self._context.sslobject_class = _TidyTLS
         self._places: dict[str, Place] = {}
         self._numbers = itertools.count()
@@ -318,13 +319,14 @@ class Lab:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(LIMIT)
 
     async def _serve(self, context: ssl.SSLContext | None) -> Server:
-        return await unix_serve(
+        server: Server = await unix_serve(
             self._handle,
             str(self._path(context is not None)),
             ssl=context,
             process_request=self._process_request,
             ping_interval=None,
         )
+        return server
 
     def _process_request(self, connection: ServerConnection, request: Any) -> Any:
         place = self._places.get(request.path)

@@ -95,6 +95,7 @@ _CLOSE_UP = {**_BEFORE, "header": (1, 3), "payload": (6, 12)}
 Places = dict[str, tuple[int, int]]
 
 PHASES: dict[str, dict[Direction, Places]] = {
+    "dns": {"up": {"question": (0, 0)}},
     "connect": {"up": {"syn": (0, 0)}},
     "tls hello": {"up": _HELLO, "down": _HELLO},
     "tls finished": {"up": {**_BEFORE, "body": (20, 20)}},
@@ -120,7 +121,7 @@ STAGES = [
     for place, offsets in places.items()
 ]
 
-OPENING = ("connect", "tls hello", "tls finished", "request", "response")
+OPENING = ("dns", "connect", "tls hello", "tls finished", "request", "response")
 MESSAGES = ("text", "binary", "large", "fragments", "two")
 
 HARMLESS = ("nothing", "delay", "throttle", "split")
@@ -153,6 +154,8 @@ def _makes_sense(cell: Cell) -> bool:
         return False  # nothing is compressed yet
     if stage.phase == "connect":
         return cell.fault in ("delay", "reset", "black-hole")  # there is no stream that could be harmed yet
+    if stage.phase == "dns":
+        return cell.fault in ("delay", "cut", "reset", "corrupt", "black-hole")
     if cell.fault == "nothing":
         return stage.phase == "idle" and stage.direction == "down"
     if cell.fault == "corrupt":
@@ -197,8 +200,8 @@ def expected(cell: Cell) -> Expected:
     if fault in HARMLESS or _is_decided(stage):
         return Expected(total(stage), (None,), (1000,), within=2.0)
     if stage.phase in OPENING:
-        within = OPEN_TIMEOUT if fault in SILENT else 0.0
-        return Expected(0, _opening_errors(cell), within=within, opened=False)
+        errors = _opening_errors(cell)
+        return Expected(0, errors, within=OPEN_TIMEOUT if errors == (OpenTimeout,) else 0.0, opened=False)
     whole = _whole_messages(stage)
     if fault in SILENT and stage.phase == "our close":
         return Expected(whole, (ConnectionLost,), within=CLOSE_TIMEOUT)
@@ -231,13 +234,13 @@ def _opening_errors(cell: Cell) -> tuple[type[WebSocketError], ...]:
     To TLS 1.3 the client's last part in the handshake is the first byte of the request: this server hangs up on both.
     """
     phase, fault = cell.stage.phase, cell.fault
-    if fault in SILENT:
-        return (OpenTimeout,)
+    if fault in SILENT or (phase == "dns" and fault == "corrupt"):
+        return (OpenTimeout,)  # an answer to no question of its is none to the C library, either
     if phase == "tls hello":
         return (TLSError,)
     if phase == "tls finished" and fault == "cut":
         return (HandshakeError, ConnectionFailed)  # a cut line answers with a reset to who is still speaking
-    if phase == "connect" or fault == "reset":
+    if phase in ("dns", "connect") or fault == "reset":
         return (ConnectionFailed,)
     if fault == "corrupt" and cell.secure and phase == "response":
         return (TLSError,)
@@ -245,7 +248,7 @@ def _opening_errors(cell: Cell) -> tuple[type[WebSocketError], ...]:
 
 
 def _corrupted(cell: Cell, whole: int) -> Expected:
-    """One bit without TLS: noticed in every header and in UTF-8; by the server, it closes with the code that says so."""
+    """One bit without TLS: noticed in headers and in UTF-8. A server that notices closes, with a code that says why."""
     stage = cell.stage
     in_text = stage.phase in ("text", "fragments") and stage.place == "payload"
     in_data = stage.phase in MESSAGES and stage.place == "payload"

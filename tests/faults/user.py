@@ -10,9 +10,17 @@ from time import monotonic
 from typing import Any
 
 from lab import PLEASE_CLOSE, SWEEP, Message, fragments_of, is_fragmented
-from matrix import CLOSE_TIMEOUT, OPEN_TIMEOUT, OPENING, PING_INTERVAL, PING_TIMEOUT, SILENT, Cell
+from matrix import CLOSE_TIMEOUT, OPEN_TIMEOUT, PING_INTERVAL, PING_TIMEOUT, SILENT, Cell, expected
 
-from nwebsocket import CloseEvent, ConnectionClosed, WaitTimeout, WebSocket, WebSocketError
+from nwebsocket import (
+    CloseEvent,
+    ConnectionClosed,
+    KeepaliveTimeout,
+    OpenTimeout,
+    WaitTimeout,
+    WebSocket,
+    WebSocketError,
+)
 
 #: Seconds after which a connection that has not ended is given up.
 LIMIT = 15.0
@@ -92,15 +100,16 @@ def use(cell: Cell, url: str, trusting: ssl.SSLContext) -> Seen:
 
 def time_outs(cell: Cell) -> dict[str, Any]:
     """A short one where it is expected to end the connection; elsewhere the defaults, which must not be what does."""
-    phase = cell.stage.phase
     keepalive = {"ping_interval": PING_INTERVAL, "ping_timeout": PING_TIMEOUT}
-    if phase.startswith(SWEEP) and cell.fault in (*SILENT, "corrupt"):
-        return {"open_timeout": SWEEP_OPEN_TIMEOUT, "close_timeout": CLOSE_TIMEOUT, **keepalive}
-    if cell.fault not in SILENT:
-        return {}
-    if phase in OPENING:
+    if cell.stage.phase.startswith(SWEEP):
+        all_of_them = {"open_timeout": SWEEP_OPEN_TIMEOUT, "close_timeout": CLOSE_TIMEOUT, **keepalive}
+        return all_of_them if cell.fault in (*SILENT, "corrupt") else {}
+    errors = expected(cell).errors
+    if errors == (OpenTimeout,):
         return {"open_timeout": OPEN_TIMEOUT}
-    return {"close_timeout": CLOSE_TIMEOUT} if phase == "our close" else keepalive
+    if errors == (KeepaliveTimeout,):
+        return keepalive
+    return {"close_timeout": CLOSE_TIMEOUT} if cell.fault in SILENT else {}
 
 
 def answer(ws: WebSocket, message: Message) -> None:
