@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lab import PLEASE_CLOSE, SWEEP, Message, Place, conversation
+from lab import Place
 from matrix import BEFORE, Cell, Expected
+from talk import PLEASE_CLOSE, SWEEP, Message, conversation
 from user import Seen
 
 from nwebsocket import ConnectionClosed
@@ -18,8 +19,8 @@ TOLERANCE = 2.5
 
 def complaints(cell: Cell, expected: Expected, place: Place, seen: Seen) -> Iterator[str]:
     """Say what is not as it should be."""
-    struck = place.relay.struck_at is not None or cell.stage.phase in ("dns", "connect")
-    if not struck and not cell.stage.phase.startswith(SWEEP):
+    in_sweep = cell.stage.phase.startswith(SWEEP)  # ... a connection may turn out to be shorter than the last one
+    if place.will_be_struck and not in_sweep and not place.struck.wait(TOLERANCE):
         yield "the fault has not struck"
     yield from [
         *_about_messages(cell, expected, seen),
@@ -41,10 +42,10 @@ def _about_messages(cell: Cell, expected: Expected, seen: Seen) -> Iterator[str]
 def _about_echoes(cell: Cell, expected: Expected, place: Place, seen: Seen) -> Iterator[str]:
     altered = expected.altered if cell.stage.direction == "up" else ""
     echoed = [message for message in seen.messages if message != PLEASE_CLOSE]
-    if expected.codes == (1000,) and len(place.echoes) != len(echoed):
-        yield f"{len(echoed)} messages were sent back, the server received {len(place.echoes)}"
-    if not _are_same(place.echoes, echoed, altered, place.intact):
-        yield f"the server received other messages than were sent: {place.echoes!r:.500}"
+    if expected.codes == (1000,) and len(place.talk.echoes) != len(echoed):
+        yield f"{len(echoed)} messages were sent back, the server received {len(place.talk.echoes)}"
+    if not _are_same(place.talk.echoes, echoed, altered, place.intact):
+        yield f"the server received other messages than were sent: {place.talk.echoes!r:.500}"
 
 
 def _are_same(received: list[Message], sent: list[Message], altered: str, intact: int) -> bool:

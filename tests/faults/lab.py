@@ -1,8 +1,8 @@
 """The fault lab: a real server, and for each connection a relay that harms it.
 
     with Lab(authority) as lab:
-        with lab.place(cell) as place:     # listens at place.url for one client
-            ...                            # afterwards place.echoes are the messages that came back to the server
+        with lab.place(cell, on_strike) as place:   # listens at place.url for one client
+            ...                                     # afterwards place.talk.echoes came back to the server
 
 The server is that of the `websockets` package, once without TLS and once with it. It and all relays run on one thread.
 """
@@ -17,15 +17,15 @@ import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from hashlib import sha512
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from matrix import BEFORE, HARMLESS, MESSAGES, Cell, Stage
+from matrix import Cell
 from peers import LIMIT, Authority
 from relay import Relay
+from talk import SWEEP, Talk
 from websockets.asyncio.server import Server, ServerConnection, unix_serve
 from websockets.exceptions import ConnectionClosed
 
@@ -34,83 +34,27 @@ if TYPE_CHECKING:
 
 logging.getLogger("websockets").setLevel(logging.CRITICAL)  # it logs every connection that fails
 
-Message = str | bytes
 T = TypeVar("T")
-
-#: What the client is to answer with close().
-PLEASE_CLOSE = "please close"
-
-#: With what a message begins that the client is to send back in fragments of so many characters.
-IN_FRAGMENTS, FRAGMENT = "fragments", 60
-
-#: With what the phases of a sweep begin, which counts bytes from the first one of the connection.
-SWEEP = "sweep"
 
 #: Seconds for which the first packets of a client are not answered, at the "delay" of connecting.
 LATE = 0.1
 
 
-def _filler(size: int, seed: str) -> bytes:
-    """Bytes without an order that compression could use."""
-    return b"".join(sha512(f"{seed} {part}".encode()).digest() for part in range(size // 64 + 1))[:size]
-
-
-def _text(seed: str, size: int = 60) -> str:
-    return f"{seed} {_filler(size, seed).hex()}"[:size]
-
-
-#: The message of each phase that has one; all others have the first.
-OF_PHASE: dict[str, list[Message]] = {
-    "text": [_text("text")],
-    "binary": [_filler(60, "binary")],
-    "large": [_filler(70_000, "large")],
-    "fragments": [_text(IN_FRAGMENTS, 3 * FRAGMENT)],
-    "two": [_text("one"), _text("two")],
-}
-for sweep in (f"{SWEEP}, our close", f"{SWEEP}, server's close"):
-    OF_PHASE[sweep] = [_text("t", 12), _filler(12, "b"), "", _text(IN_FRAGMENTS, FRAGMENT + 12)]
-
-
-def conversation(cell: Cell) -> list[Message]:
-    """All that the server sends, in order."""
-    warm_up = [_text(f"message {number}") for number in range(BEFORE)]
-    of_phase = OF_PHASE.get(cell.stage.phase, OF_PHASE["text"])
-    closing = [PLEASE_CLOSE] if is_closed_by_us(cell.stage) else []
-    return [*warm_up, *of_phase, _text("last"), *closing]
-
-
-def is_closed_by_us(stage: Stage) -> bool:
-    """Whether the client closes, not the server."""
-    return stage.phase.endswith("our close")
-
-
-def is_fragmented(message: Message) -> bool:
-    """Whether a message goes in fragments, both ways."""
-    return isinstance(message, str) and message.startswith(IN_FRAGMENTS)
-
-
-def fragments_of(message: str) -> list[str]:
-    """A message in fragments."""
-    return [message[start : start + FRAGMENT] for start in range(0, len(message), FRAGMENT)]
-
-
 class Place:
     """Where the client of one cell connects, and what becomes of its connection.
 
-    ``url``          for the client
-    ``echoes``       what the server has received
-    ``intact``       how many of these it had when the fault struck
-    ``request_end``  how many bytes the client had sent up to the end of its request
-    ``boundaries``   how many the server had sent up to the end of its answer, and of each message
+    ``url``     for the client
+    ``struck``  the fault has struck
+    ``intact``  how many echoes the server had then
     """
 
-    def __init__(self, cell: Cell, number: int) -> None:
+    def __init__(self, cell: Cell, number: int, on_strike: Callable[[], None]) -> None:
         self.cell = cell
+        self._on_strike = on_strike
+        self.struck = threading.Event()
         self.relay = Relay(cell.fault, cell.bit, on_strike=self._struck)
-        self.echoes: list[Message] = []
+        self.talk = Talk(cell, self.relay)
         self.intact = 0
-        self.boundaries: list[int] = []
-        self.request_end = 0
         self._fillers: list[socket.socket] = []
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
@@ -120,6 +64,11 @@ class Place:
         host = f"{cell.fault}.test" if cell.stage.phase == "dns" else "127.0.0.1"
         self.url = f"{'wss' if cell.secure else 'ws'}://{host}:{self._listener.getsockname()[1]}/{number:06}"
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def will_be_struck(self) -> bool:
+        """Whether there is a stream that could be."""
+        return self.cell.stage.phase not in ("dns", "connect")
 
     @property
     def _is_refused(self) -> bool:
@@ -175,88 +124,18 @@ class Place:
 
     async def close(self) -> None:
         """End whatever is left."""
-        for sock in (self._listener, *self._fillers):
-            sock.close()
         assert self._task is not None
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+        for sock in (self._listener, *self._fillers):
+            sock.close()
         self.relay.abort()
 
     def _struck(self) -> None:
-        self.intact = len(self.echoes)
-
-    # ---- the server's side
-
-    def request_has_come(self) -> None:
-        """The answer follows."""
-        self.request_end = self.relay.up.taken
-        if self.cell.stage.phase == "response":
-            self.relay.arm("down", self.cell.offset)
-
-    async def converse(self, connection: ServerConnection) -> None:
-        """Say what there is to say, have it echoed, and close."""
-        self._mark()
-        messages = conversation(self.cell)
-        for number, message in enumerate(messages):
-            if number == BEFORE:
-                await self._begin_stage(connection)
-            elif number == len(messages) - 1 and message == PLEASE_CLOSE:
-                self._arm_for_our_close()
-            fragmented = is_fragmented(message)
-            await connection.send(self._fragments(connection, str(message)) if fragmented else message)
-            self._mark()
-            if self.cell.stage.phase == "two" and number == BEFORE:
-                self.relay.arm("down", self.cell.offset)
-            elif message != PLEASE_CLOSE:
-                await self._hear(connection, 2 if self.cell.stage.phase == "two" and number == BEFORE + 1 else 1)
-        await self._close(connection)
-
-    def _mark(self) -> None:
-        self.relay.drain()
-        self.boundaries.append(self.relay.down.taken)
-
-    async def _hear(self, connection: ServerConnection, count: int) -> None:
-        for _ in range(count):
-            self.echoes.append(await connection.recv())
-
-    async def _begin_stage(self, connection: ServerConnection) -> None:
-        (phase, direction, place, *_), relay = self.cell.stage, self.relay
-        if phase == "idle":
-            relay.strike(direction)
-            if self.cell.fault not in HARMLESS:
-                await connection.wait_closed()
-        elif phase in MESSAGES and (place != "between" or direction == "up"):
-            relay.arm(direction, self.cell.offset)
-
-    async def _fragments(self, connection: ServerConnection, message: str) -> AsyncIterator[str]:
-        """A message in fragments; a ping within, unless the pong would be what the fault strikes."""
-        first, *others = fragments_of(message)
-        yield first
-        phase, direction, place, *_ = self.cell.stage
-        if (phase, direction) != ("fragments", "up"):
-            await connection.ping()
-        if (phase, direction, place) == ("fragments", "down", "between"):
-            self.relay.arm("down", self.cell.offset)
-        for fragment in others:
-            yield fragment
-
-    def _arm_for_our_close(self) -> None:
-        """The client's Close frame is what comes next from it, and the server's answer follows that."""
-        (phase, direction, *_), relay, offset = self.cell.stage, self.relay, self.cell.offset
-        if phase == "our close" and direction == "up":
-            relay.arm("up", offset)
-        elif phase == "our close":
-            relay.arm_answer("down", offset)
-
-    async def _close(self, connection: ServerConnection) -> None:
-        stage = self.cell.stage
-        if is_closed_by_us(stage):
-            await connection.wait_closed()
-            return
-        if stage.phase == "server's close":
-            self.relay.arm(stage.direction, self.cell.offset)
-        await connection.close(1000, "done")
+        self.intact = len(self.talk.echoes)
+        self.struck.set()
+        self._on_strike()
 
 
 class _TidyTLS(ssl.SSLObject):
@@ -302,10 +181,10 @@ class Lab:
         self._directory.cleanup()
 
     @contextlib.contextmanager
-    def place(self, cell: Cell) -> Iterator[Place]:
-        """Be ready for the client of the cell."""
+    def place(self, cell: Cell, on_strike: Callable[[], None]) -> Iterator[Place]:
+        """Be ready for the client of the cell; call `on_strike` when the fault has struck."""
         number = next(self._numbers)
-        place = self._places[f"/{number:06}"] = Place(cell, number)
+        place = self._places[f"/{number:06}"] = Place(cell, number, on_strike)
         self._call(place.open(self._path(cell.secure)))
         try:
             yield place
@@ -332,10 +211,10 @@ class Lab:
         place = self._places.get(request.path)
         if place is None:
             return connection.respond(404, "no such place\n")
-        place.request_has_come()
+        place.talk.request_has_come()
         return None
 
     async def _handle(self, connection: ServerConnection) -> None:
         assert connection.request is not None
         with contextlib.suppress(ConnectionClosed):
-            await self._places[connection.request.path].converse(connection)
+            await self._places[connection.request.path].talk.converse(connection)

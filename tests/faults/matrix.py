@@ -27,7 +27,7 @@ from nwebsocket import (
 
 #: Seconds of each time-out in the cells where it must be what ends the connection; elsewhere the defaults hold.
 OPEN_TIMEOUT = CLOSE_TIMEOUT = 0.5
-PING_INTERVAL, PING_TIMEOUT = 0.4, 0.3
+PING_INTERVAL, PING_TIMEOUT = 0.5, 0.4
 
 #: How many messages are exchanged before the one of the stage: with two, the socket is lent to recv() from then on.
 BEFORE = 2

@@ -72,10 +72,10 @@ _REPLIES: dict[bytes, Callable[[bytes], bytes]] = {
 }
 
 
-def _answer(sock: socket.socket, question: bytes, client: object) -> None:
+def _answer(sock: socket.socket, question: bytes, client: tuple[str, int]) -> None:
     label = question[13 : 13 + question[12]]
     if reply := _REPLIES[label](question):
-        sock.sendto(reply, client)  # type: ignore[arg-type]
+        sock.sendto(reply, client)
 
 
 def _serve(sock: socket.socket) -> None:
@@ -113,7 +113,7 @@ def _main() -> None:
         sock.bind(("127.0.0.1", 53))
         threading.Thread(target=_serve, args=(sock,), daemon=True).start()
         cells = [cell for cell in matrix.cells() if cell.stage.phase == "dns"]
-        found = try_all(peers.tls_contexts(), cells, len(cells))
+        found = try_all(peers.tls_contexts(), cells)
     print(f"{len(found)} tried")
     for complaint in (complaint for complaints in found.values() for complaint in complaints):
         print(complaint)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from lab import OF_PHASE, SWEEP, Place, conversation
+from lab import Place
 from matrix import CLOSE_TIMEOUT, PING_INTERVAL, PING_TIMEOUT, SILENT, Cell, Expected, Stage
 from relay import Direction
+from talk import OF_PHASE, SWEEP, conversation
 from user import PATIENCE, SWEEP_OPEN_TIMEOUT
 
 from nwebsocket import (
@@ -55,11 +56,11 @@ def expected(cell: Cell, place: Place) -> Expected:
     """What the README promises for a cell, given what had passed when the fault struck."""
     struck, total = place.relay.struck_at is not None and cell.fault in FAULTS, len(conversation(cell))
     passed = cell.offset if struck and cell.stage.direction == "down" else place.relay.down.passed
-    whole = sum(boundary <= passed for boundary in place.boundaries) - 1
+    whole = sum(boundary <= passed for boundary in place.talk.boundaries) - 1
     if cell.fault == "corrupt" and struck:
-        asked_wrongly = cell.stage.direction == "up" and cell.offset < place.request_end
+        asked_wrongly = cell.stage.direction == "up" and cell.offset < place.talk.request_end
         return _corrupted(-1 if asked_wrongly else whole)
-    if not struck or (whole == total and passed >= place.boundaries[-1] + _CLOSE_SIZE[cell.secure]):
+    if not struck or (whole == total and passed >= place.talk.boundaries[-1] + _CLOSE_SIZE[cell.secure]):
         return Expected(total, (None,), (1000,), within=PATIENCE)
     if whole < 0 and cell.fault in SILENT:
         return Expected(0, (OpenTimeout,), within=SWEEP_OPEN_TIMEOUT, opened=False)

@@ -2,8 +2,9 @@
 
     relay.py    what does the harm        matrix.py   the cells, and what is promised for each: begin there
     lab.py      a real server behind it   sweep.py    the same before every single byte of a connection
-    user.py     the client of one cell    names.py    the same in DNS
-    trial.py    many at once              judge.py    compares
+    talk.py     what that says            names.py    the same in DNS
+    user.py     the client of one cell    judge.py    compares what is promised and what is seen
+    trial.py    many cells at once
 
 Every run tries a small sample of the matrix, or, with the tests marked slow, every second cell. NWEBSOCKET_FULL=1 tries
 all of them, and then the sweep, for some 20 minutes:
@@ -26,16 +27,13 @@ import pytest
 import relay
 import sweep
 from lab import Place
-from matrix import SILENT, Cell, Expected
+from matrix import Cell, Expected
 from measure import FULL
 from peers import Authority
 from trial import try_all
 
-#: How many connections there are at a time: as many as keep the processor busy, and of those that mostly wait, more.
-AT_ONCE, WAITING_AT_ONCE = 8, 48
-
 #: Of how many cells one is in the sample.
-SAMPLE = 41
+SAMPLE = 53
 
 Tell = Callable[[str], None]
 
@@ -72,7 +70,7 @@ def is_here(cell: Cell) -> bool:
 
 def test_a_sample_of_the_cells(ca: Authority) -> None:
     cells = list(itertools.islice(filter(is_here, matrix.cells()), 0, None, SAMPLE))
-    check(try_all(ca, cells, 4 * AT_ONCE))
+    check(try_all(ca, cells))
 
 
 @pytest.mark.slow
@@ -81,7 +79,7 @@ def test_a_sample_of_the_cells(ca: Authority) -> None:
 def test_the_matrix(ca: Authority, fault: str, tell: Tell) -> None:
     chosen = matrix.cells() if FULL else matrix.checkered()
     cells = [cell for cell in chosen if cell.fault == fault and is_here(cell)]
-    found = try_all(ca, cells, WAITING_AT_ONCE if fault in (*SILENT, "delay") else AT_ONCE)
+    found = try_all(ca, cells)
     if FULL:
         tell("\n".join([f"matrix, {fault}:", *counted(found, lambda cell: cell.stage.phase)]))
     check(found)
@@ -105,11 +103,8 @@ def test_the_sweep(ca: Authority, kind: Cell, tell: Tell) -> None:
         sizes["up"], sizes["down"] = place.relay.up.taken, place.relay.down.taken
         return sweep.expected(cell, place)
 
-    check(try_all(ca, [kind], 1, rule))
-    cells = list(sweep.cells_like(kind, sizes))
-    loud = try_all(ca, (cell for cell in cells if cell.fault not in SILENT), AT_ONCE, sweep.expected)
-    silent = try_all(ca, (cell for cell in cells if cell.fault in SILENT), WAITING_AT_ONCE, sweep.expected)
-    found = loud | silent
+    check(try_all(ca, [kind], rule))
+    found = try_all(ca, sweep.cells_like(kind, sizes), sweep.expected)
     lines = counted(found, lambda cell: f"{cell.fault} {cell.stage.direction}")
     tell("\n".join([f"sweep, {kind}, {sizes}:", *lines]))
     check(found)

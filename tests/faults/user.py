@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
-from lab import PLEASE_CLOSE, SWEEP, Message, fragments_of, is_fragmented
 from matrix import CLOSE_TIMEOUT, OPEN_TIMEOUT, PING_INTERVAL, PING_TIMEOUT, SILENT, Cell, expected
+from talk import PLEASE_CLOSE, SWEEP, Message, fragments_of, is_fragmented
 
 from nwebsocket import (
     CloseEvent,
