@@ -190,6 +190,7 @@ class Lab:
             yield place
         finally:
             self._call(place.close())
+            del self._places[f"/{number:06}"]
 
     def _path(self, secure: bool) -> Path:
         return Path(self._directory.name) / ("secure" if secure else "plain")

@@ -202,12 +202,13 @@ class Relay:
         """The same, counted from the moment when something comes from the other side."""
         self.other(self._stream(direction)).on_next = lambda: self.arm(direction, offset)
 
-    def drain(self) -> None:
-        """Take in what the server has written so far."""
+    def drain(self) -> bool:
+        """Take in what the server has written so far; False if the connection with it is gone."""
         source = self.up.sink
         with contextlib.suppress(BlockingIOError):
             while source is not None and not source.is_closing() and (data := self._server.recv(65536)):
                 self.down.data_received(data)
+        return source is not None and not source.is_closing()
 
     def strike(self, stream: Stream | Direction) -> None:
         """Have the fault befall a direction, from now on."""

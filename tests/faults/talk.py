@@ -70,7 +70,7 @@ class Talk:
 
     ``echoes``       what the server has received
     ``request_end``  how many bytes the client had sent up to the end of its request
-    ``boundaries``   how many the server had sent up to the end of its answer, and of each message
+    ``boundaries``   how many the server had sent up to the end of its answer, and of each message on its way
     """
 
     def __init__(self, cell: Cell, relay: Relay) -> None:
@@ -107,8 +107,8 @@ class Talk:
         await self._close(connection)
 
     def _mark(self) -> None:
-        self._relay.drain()
-        self.boundaries.append(self._relay.down.taken)
+        if self._relay.drain():
+            self.boundaries.append(self._relay.down.taken)
 
     async def _begin_stage(self, connection: ServerConnection) -> None:
         phase, direction, place, *_ = self._stage
