@@ -129,7 +129,7 @@ SILENT = ("black-hole", "stall")
 
 
 def checkered() -> Iterator[Cell]:
-    """Every second one, so that any two of their four features meet in all combinations at each stage."""
+    """Every second one, so that at each stage of the open connection any fault, scheme, way and compression meet."""
     ways = ("thread", "loop", "recv")
     for cell in cells():
         stage, fault = STAGES.index(cell.stage), list(FAULTS).index(cell.fault)
@@ -229,9 +229,9 @@ def _whole_messages(stage: Stage) -> int:
 
 
 def _opening_errors(cell: Cell) -> tuple[type[WebSocketError], ...]:
-    """Who fails to open, is told which step it was; a reset in the last one is no answer at all.
+    """Which step of opening has failed: the error says so.
 
-    To TLS 1.3 the client's last part in the handshake is the first byte of the request: this server hangs up on both.
+    TLS 1.3's verdict on the client's last part comes when that is asking already, and this server just hangs up.
     """
     phase, fault = cell.stage.phase, cell.fault
     if fault in SILENT or (phase == "dns" and fault == "corrupt"):
