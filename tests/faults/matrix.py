@@ -238,8 +238,8 @@ def _opening_errors(cell: Cell) -> tuple[type[WebSocketError], ...]:
         return (OpenTimeout,)  # an answer to no question of its is none to the C library, either
     if phase == "tls hello":
         return (TLSError,)
-    if phase == "tls finished" and fault == "cut":
-        return (HandshakeError, ConnectionFailed)  # a cut line answers with a reset to who is still speaking
+    if phase == "tls finished" and fault in ("cut", "reset"):
+        return (HandshakeError, ConnectionFailed)  # who is still speaking finds out by writing or by reading
     if phase in ("dns", "connect") or fault == "reset":
         return (ConnectionFailed,)
     if fault == "corrupt" and cell.secure and phase == "response":
