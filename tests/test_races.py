@@ -8,6 +8,7 @@ import pytest
 from peers import LIMIT, Peer, RawServer, close_frame, echo_server
 
 from nwebsocket import ReconnectingWebSocket, WebSocket, _bridge, _waiting
+from nwebsocket._log import Trace
 
 
 def test_close_while_the_server_closes_is_for_good() -> None:
@@ -27,11 +28,10 @@ def test_close_while_the_server_closes_is_for_good() -> None:
 
 def test_a_thread_may_wait_while_another_makes_a_socket(echo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits looks at the locks of all sockets: one that was just being made had none yet, and recv() failed."""
-    trace = _bridge.Trace
 
     def look_meanwhile() -> Any:
         _waiting._check_locks()
-        return trace()
+        return Trace()
 
     monkeypatch.setattr(_bridge, "Trace", look_meanwhile)
     with WebSocket(echo):
