@@ -1,0 +1,1 @@
+"""The parts of `stress.py`: the server, what is watched on each socket, and what the threads do."""
