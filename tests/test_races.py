@@ -61,3 +61,18 @@ def test_a_loss_between_two_lines_of_a_method_is_none_of_the_callers_business(
         ws.send("x") if method == "send" else ws.close()
         ws.close()
         ws.wait_closed(LIMIT)
+
+
+def test_a_loss_right_after_wait_open_has_waited(echo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection was neither open then, nor had it ended, and an AssertionError came out."""
+    with ReconnectingWebSocket(echo) as ws, monkeypatch.context() as patch:
+        bridge = ws._nwebsocket.bridge
+        wait = bridge.wait
+
+        def lose_afterwards(*arguments: Any) -> Any:
+            waited = wait(*arguments)
+            patch.setattr(bridge, "was_open", False)
+            return waited
+
+        patch.setattr(bridge, "wait", lose_afterwards)
+        assert ws.wait_open(LIMIT) is ws

@@ -422,7 +422,7 @@ class WebSocket:
             inside.check_may_wait("wait_open()", in_callback=True)
         if not bridge.wait(lambda: bridge.was_open or bridge.ending is not None, timeout):
             raise WaitTimeout(f"{inside.url.shown} is not open after {timeout:g} s{bridge.why_not_open()}")
-        if bridge.was_open:
+        if bridge.was_open or bridge.ending is None:  # or the connection has been lost since, and will come back
             return self
         raise bridge.opening_error()
 
