@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from typing import Any
 
 import pytest
 from peers import LIMIT, Peer, RawServer, close_frame, echo_server
 
-from nwebsocket import ReconnectingWebSocket, WebSocket, _bridge, _waiting
+from nwebsocket import ReconnectingWebSocket, WebSocket, _backoff, _bridge, _session, _waiting
+from nwebsocket._curio import spawn
 from nwebsocket._log import Trace
 
 
@@ -76,3 +79,62 @@ def test_a_loss_right_after_wait_open_has_waited(echo: str, monkeypatch: pytest.
 
         patch.setattr(bridge, "wait", lose_afterwards)
         assert ws.wait_open(LIMIT) is ws
+
+
+def silent(peer: Peer) -> None:
+    peer.accept()
+    peer.read_eof()
+
+
+def test_one_silent_server_after_another_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the first one was: a task of curio's can be cancelled once, and there was one task for all connections."""
+    monkeypatch.setattr(_backoff, "FIRST_DELAY", 0.01)
+    visits: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def script(peer: Peer) -> None:
+        visits.put(peer.number)
+        silent(peer)
+
+    with RawServer(script) as server:
+        ws = ReconnectingWebSocket(server.url, ping_interval=0.05, ping_timeout=0.05)
+        assert [visits.get(timeout=LIMIT) for _ in range(3)] == [0, 1, 2]
+        ws.close()
+        ws.wait_closed(LIMIT)
+
+
+def test_close_between_two_attempts_ends_it_at_once_also_after_a_silent_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_backoff, "FIRST_DELAY", 1e6)
+    lost = threading.Event()
+    with RawServer(silent) as server:
+        ws = ReconnectingWebSocket(server.url, ping_interval=0.05, ping_timeout=0.05)
+        ws.onclose = lambda event: lost.set()
+        assert lost.wait(LIMIT)
+        ws.close()
+        assert ws.wait_closed(LIMIT).code == 1006
+
+
+def test_giving_up_a_connection_that_ends_in_that_moment_ends_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cancellation came too late for it, hit whatever the socket did next, and ended it for good."""
+    monkeypatch.setattr(_backoff, "FIRST_DELAY", 0.01)
+    original = _session.Session._serve
+
+    async def serve_and_give_up(session: Any) -> None:
+        await original(session)
+        give_up = session._give_up
+        await (await spawn(give_up(), daemon=True)).join()
+
+    monkeypatch.setattr(_session.Session, "_serve", serve_and_give_up)
+    again = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        if peer.number > 0:
+            again.set()
+            peer.read_until_close()
+            peer.send(close_frame(1000))
+
+    with RawServer(script) as server:
+        ws = ReconnectingWebSocket(server.url)
+        assert again.wait(LIMIT)
+        ws.close(1000)
+        ws.wait_closed(LIMIT)

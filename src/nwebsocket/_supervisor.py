@@ -104,10 +104,18 @@ class Supervisor:
             return _failure(failure)
         session = _Attempt(self._bridge, self._callbacks, target)
         self._bridge.next_session(session)
-        # In a task of its own: a session that gives up cancels its task, and curio cancels a task only once.
-        await (await spawn(session.run)).join()
+        await self._live_through(session)
         self._where, self._lived, self._was_open = session.where, session.lived, session.was_open
         return session.ending
+
+    async def _live_through(self, session: _Attempt) -> None:
+        """In a task of its own: a task can be cancelled once in its life, and what comes too late goes with it."""
+        task = await spawn(session.run(), daemon=True)
+        try:
+            await task.wait()
+        except CancelledError:  # the loop ends
+            await task.cancel()
+            raise
 
     async def _comes_back(self, ending: Ending) -> bool:
         """Whether to connect again; if so, everybody has heard of the end of the last connection, and has waited."""
