@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from stressing.actions import Action, Querying, ReconnectingQuerying, choose
-from stressing.monitor import Broken, Monitor
+from stressing.monitor import Broken, Watched
 
 from nwebsocket import ReconnectingWebSocket, WaitTimeout, WebSocket, _backoff, open_sockets
 
@@ -51,6 +51,10 @@ KINDS: dict[str, tuple[type[WebSocket], ...]] = {
     "reconnecting": (ReconnectingWebSocket,),
     "queries": (Querying, ReconnectingQuerying),
 }
+WATCHED = {
+    kind: type(f"Watched{kind.__name__}", (Watched, kind), {}) if kind is not WebSocket else Watched
+    for kind in (WebSocket, ReconnectingWebSocket, Querying, ReconnectingQuerying)
+}
 FATES = ("echo", "echo", "echo", "chatter", "refuse", "cut", "close", "stall", "break")
 OPTIONS = {
     "open_timeout": 0.3,
@@ -60,14 +64,6 @@ OPTIONS = {
     "max_queue": 16,
     "write_limit": 50_000,
 }
-
-
-class Slot:
-    """A socket under stress, and who watches it."""
-
-    def __init__(self, ws: WebSocket, monitor: Monitor) -> None:
-        self.ws = ws
-        self.monitor = monitor
 
 
 class Stress:
@@ -82,46 +78,46 @@ class Stress:
         self._stop = threading.Event()
         self._dice = random.Random(seed)  # of the main thread, and of handlers
         self._busy_since: dict[str, float] = {}
-        self._retired: collections.deque[Slot] = collections.deque()
-        self._slots: list[Slot] = []
+        self._retired: collections.deque[Any] = collections.deque()
+        self._slots: list[Any] = []
         self._lock = threading.Lock()  # for exchanging them
         for _ in range(SLOTS):
             self._slots.append(self._make(self._dice))
 
     # ---- sockets
 
-    def _make(self, dice: random.Random) -> Slot:
-        kinds = KINDS.get(self._variant) or (WebSocket, ReconnectingWebSocket, Querying, ReconnectingQuerying)
-        kind: Any = dice.choice(kinds)
+    def _make(self, dice: random.Random) -> Any:
+        kinds = KINDS.get(self._variant) or tuple(WATCHED)
+        kind: Any = WATCHED[dice.choice(kinds)]
         on_loop = self._variant == "loop" or dice.random() < 0.3
         options: dict[str, Any] = {**OPTIONS, "callbacks": "loop" if on_loop else "thread"}
         compressed = dice.random() < 0.3
         url = self._urls[0] if compressed else self._urls[1] + dice.choice(FATES)
-        ws = kind(url, compression="deflate" if compressed else None, **options)
-        slot = Slot(ws, Monitor(ws, self.faults, hears_messages=dice.random() < 0.5))
+        options |= {"compression": "deflate" if compressed else None, "hears_messages": dice.random() < 0.5}
+        ws = kind(url, faults=self.faults, **options)
         for event_type in ("open", "message", "close"):
             if dice.random() < 0.3:
                 ws.addEventListener(event_type, self._act_in_handler, once=True)
         self.counts["sockets"] += 1
-        return slot
+        return ws
 
     def _replace(self, dice: random.Random) -> None:
         """Put a new socket in the place of one, which is closed, now or before."""
         new, index = self._make(dice), dice.randrange(SLOTS)
         with self._lock:
-            slot, self._slots[index] = self._slots[index], new
-        slot.ws.close()
-        self._retired.append(slot)
+            ws, self._slots[index] = self._slots[index], new
+        ws.close()
+        self._retired.append(ws)
         if dice.random() < 0.1:
             WebSocket(self._urls[1] + dice.choice(FATES), **OPTIONS)  # type: ignore[arg-type]  # dropped at once
 
     def _check_retired(self, *, patience: float) -> None:
         for _ in range(len(self._retired)):
-            slot = self._retired.popleft()
-            if not has_ended(slot.ws, patience):
-                self._retired.append(slot)
+            ws = self._retired.popleft()
+            if not has_ended(ws, patience):
+                self._retired.append(ws)
                 continue
-            slot.monitor.check_end(slot.ws)
+            ws.monitor.check_end(ws)
 
     # ---- threads
 
@@ -148,10 +144,10 @@ class Stress:
             with self._faults_noted("replacing a socket"):
                 if dice.random() < 0.04:
                     self._replace(dice)
-            slot = dice.choice(self._slots)
-            self._perform(choose(dice, in_handler=False), slot, dice)
+            ws = dice.choice(self._slots)
+            self._perform(choose(dice, in_handler=False), ws, dice)
             with self._faults_noted("looking at a socket"):
-                slot.monitor.check(slot.ws)
+                ws.monitor.check(ws)
         del self._busy_since[name]
 
     def _act_in_handler(self, _: object) -> None:
@@ -160,14 +156,14 @@ class Stress:
         dice = random.Random(self._dice.random())
         self._perform(choose(dice, in_handler=True), dice.choice(self._slots), dice, in_handler=True)
 
-    def _perform(self, action: Action, slot: Slot, dice: random.Random, *, in_handler: bool = False) -> None:
+    def _perform(self, action: Action, ws: Any, dice: random.Random, *, in_handler: bool = False) -> None:
         may_raise = action.may_raise
         if action.waits and in_handler:
             may_raise = (*may_raise, RuntimeError)
         outcome = "done"
         with self._faults_noted(action.do.__name__):
             try:
-                action.do(slot.ws, dice)
+                action.do(ws, dice)
             except may_raise as error:
                 outcome = type(error).__name__
         self.counts[f"{action.do.__name__}: {outcome}"] += 1
@@ -198,12 +194,12 @@ class Stress:
     def _finish(self) -> None:
         with self._faults_noted("ending"):
             self._retired.extend(self._slots)
-            for slot in self._slots:
-                slot.ws.close()
+            for ws in self._slots:
+                ws.close()
             deadline = time.monotonic() + STUCK
             while self._retired and time.monotonic() < deadline:
                 self._check_retired(patience=0.1)
-            left = [slot.ws for slot in self._retired] or [ws for ws in open_sockets() if not has_ended(ws, STUCK)]
+            left = list(self._retired) or [ws for ws in open_sockets() if not has_ended(ws, STUCK)]
             if left:
                 raise Broken(f"these do not end: {left}")
 

@@ -60,6 +60,9 @@ from soaking.plan import (
 
 TIMEOUTS = {"open_timeout": 5.0, "close_timeout": 5.0, "ping_interval": 4.0, "ping_timeout": 4.0}
 CLIENT_CLOSES = 3000
+PATIENCE = 60.0
+"""Seconds; far longer than any of the time-outs, for other processes may have the processors."""
+
 LASTING = ("MainThread", "reporter", "nwebsocket-loop")
 
 reporter = Reporter()
@@ -97,7 +100,7 @@ class User(threading.Thread):
             reporter.note(AT_RISK, self.profile.key, 0, ws.at_risk)
         else:
             try:
-                self._talk(ws.wait_open(10))
+                self._talk(ws.wait_open(PATIENCE))
             except (ConnectionFailed, ConnectionClosed):
                 self.stop.wait(self._dice.uniform(0.05, self._life / 20))
             self._ended(self._close(ws))
@@ -105,7 +108,7 @@ class User(threading.Thread):
     def _close(self, ws: WebSocket) -> CloseEvent:
         ws.close(CLIENT_CLOSES, "done")
         self._drain(ws)
-        event = ws.wait_closed(20)
+        event = ws.wait_closed(PATIENCE)
         if ws.stats.inbox or ws.readyState is not WebSocket.CLOSED:
             report_error(f"after its end: {ws!r}, {ws.stats}")
         return event
@@ -216,7 +219,7 @@ class User(threading.Thread):
         if self.profile.mode == "recv":
             with contextlib.suppress(ConnectionClosed):
                 while True:
-                    self._heard(ws.recv(20))
+                    self._heard(ws.recv(PATIENCE))
 
 
 class Querying(QueryMixin, WebSocket):

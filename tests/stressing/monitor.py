@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 from nwebsocket import CloseEvent, ConnectionClosed, Event, ReconnectingWebSocket, WebSocket
@@ -9,6 +10,14 @@ from nwebsocket import CloseEvent, ConnectionClosed, Event, ReconnectingWebSocke
 
 class Broken(AssertionError):
     """An invariant does not hold."""
+
+
+class Watched(WebSocket):
+    """A base for sockets with a monitor, which hears everything: no callback runs before __init__ has returned."""
+
+    def __init__(self, *arguments: Any, faults: list[str], hears_messages: bool, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.monitor = Monitor(self, faults, hears_messages=hears_messages)
 
 
 class Monitor:
@@ -29,7 +38,7 @@ class Monitor:
         if isinstance(event, CloseEvent) and event.retry_in is not None:
             kind = "loss"
         if "close" in self.heard:
-            self._faults.append(f"{kind} was heard after close: {self.heard}")
+            self._fault(f"{kind} was heard after close: {self.heard}")
         if not self._comes_back:
             self._check_order(kind)
         if kind != "message":  # these would be too many
@@ -37,9 +46,12 @@ class Monitor:
 
     def _check_order(self, kind: str) -> None:
         if kind in self.heard or (kind == "open" and self.heard) or (kind == "message" and "open" not in self.heard):
-            self._faults.append(f"{kind} was heard after {self.heard}")
+            self._fault(f"{kind} was heard after {self.heard}")
         if kind in ("message", "open") and "error" in self.heard:
-            self._faults.append(f"{kind} was heard after {self.heard}")
+            self._fault(f"{kind} was heard after {self.heard}")
+
+    def _fault(self, text: str) -> None:
+        self._faults.append(f"{text}\n{''.join(traceback.format_stack())}")
 
     def check(self, ws: WebSocket) -> None:
         """Look at it from a thread that is none of its handlers."""
