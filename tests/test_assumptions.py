@@ -37,10 +37,12 @@ def nothing_left() -> None:
 @contextlib.contextmanager
 def assumed(package: str, what: str, look: str) -> Iterator[None]:
     """Whatever fails within, says this."""
+    found = ""
     try:
         yield
     except (Exception, pytest.fail.Exception) as error:
         found = f"{type(error).__name__}: {error}".partition("\n")[0]
+    if found:
         release = f"{package} {version(package)} (all tests have passed with {TESTED[package]})"
         pytest.fail(f"{release}: no longer so: {what}\n    look at: {look}\n    found: {found}", pytrace=False)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-RUNS = {"frames": 330_000, "answer": 260_000, "proxy": 180_000, "url": 200_000, "connection": 30_000}
+RUNS = {"frames": 250_000, "answer": 130_000, "proxy": 270_000, "url": 325_000, "connection": 25_000}
 LARGEST = 1024
 """Bytes of an input."""
 MEMORY = 512
