@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import gc
 import inspect
 import queue
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -16,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 import pytest
 from peers import LIMIT, Peer, RawServer, close_frame, echo_server, text
 
-from nwebsocket import ConnectionClosed, Stats, WebSocket, _callbacks, open_sockets
+from nwebsocket import ConnectionClosed, ConnectionLost, Stats, WebSocket, _callbacks, connect, open_sockets
 
 T = TypeVar("T")
 WHERE = pytest.mark.parametrize("where", ["thread", "loop"])
@@ -432,6 +434,22 @@ def wait_until_gone(references: list[weakref.ref[Any]]) -> None:
     gc.collect()
     for finalizer, event in zip(finalizers, gone, strict=False):
         assert event.wait(LIMIT) or not finalizer.alive
+
+
+def test_a_lost_connection_of_which_the_error_was_raised_is_let_go() -> None:
+    def lose(url: str) -> weakref.ref[Any]:
+        ws = connect(url)
+        with contextlib.suppress(ConnectionLost):  # whose traceback refers to what it was raised in
+            ws.recv(LIMIT)
+        ws.wait_closed(LIMIT)
+        return weakref.ref(ws)
+
+    with RawServer(lambda peer: peer.accept()) as server:
+        *references, _ = [lose(server.url) for _ in range(5)]  # the loop thread keeps what it was asked last
+    deadline = time.monotonic() + LIMIT
+    while any(reference() is not None for reference in references):
+        assert time.monotonic() < deadline
+        gc.collect()  # a handler for the error may come late: it is kept for a moment
 
 
 def test_an_exception_before_super_init_leaves_nothing() -> None:
