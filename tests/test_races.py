@@ -96,7 +96,7 @@ def test_one_silent_server_after_another_is_given_up(monkeypatch: pytest.MonkeyP
         silent(peer)
 
     with RawServer(script) as server:
-        ws = ReconnectingWebSocket(server.url, ping_interval=0.05, ping_timeout=0.05)
+        ws = ReconnectingWebSocket(server.url, ping_interval=0.05, ping_timeout=0.05, close_timeout=0.5)
         assert [visits.get(timeout=LIMIT) for _ in range(3)] == [0, 1, 2]
         ws.close()
         ws.wait_closed(LIMIT)
@@ -106,7 +106,7 @@ def test_close_between_two_attempts_ends_it_at_once_also_after_a_silent_server(m
     monkeypatch.setattr(_backoff, "FIRST_DELAY", 1e6)
     lost = threading.Event()
     with RawServer(silent) as server:
-        ws = ReconnectingWebSocket(server.url, ping_interval=0.05, ping_timeout=0.05)
+        ws = ReconnectingWebSocket(server.url, ping_interval=0.05, ping_timeout=0.05, close_timeout=0.5)
         ws.onclose = lambda event: lost.set()
         assert lost.wait(LIMIT)
         ws.close()
