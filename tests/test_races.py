@@ -136,5 +136,6 @@ def test_giving_up_a_connection_that_ends_in_that_moment_ends_no_other(monkeypat
     with RawServer(script) as server:
         ws = ReconnectingWebSocket(server.url)
         assert again.wait(LIMIT)
+        ws.wait_open(LIMIT)
         ws.close(1000)
         ws.wait_closed(LIMIT)
