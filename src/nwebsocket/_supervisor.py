@@ -123,7 +123,7 @@ class Supervisor:
         if bridge.close_request is not None or self._is_final(ending):
             return False
         seconds = self.backoff.next_delay(self._lived, ending.error, time.time())
-        if not await self._interruptibly(in_thread(lambda: self._reconnects(ending, seconds), "nwebsocket-ask")):
+        if not await self._user_agrees(ending, seconds):
             return False
         due = monotonic() + seconds
         bridge.comes_back(ending, seconds)
@@ -135,6 +135,14 @@ class Supervisor:
         log.info("%s; the next attempt is in %.1f s", describe(ending), seconds)
         await self._interruptibly(self._wait(due))
         return True
+
+    async def _user_agrees(self, ending: Ending, seconds: float) -> bool:
+        try:
+            ask = in_thread(lambda: self._reconnects(ending, seconds), "nwebsocket-ask")
+            return bool(await self._interruptibly(ask))
+        except RuntimeError as error:  # no more threads
+            log.warning("should_reconnect() cannot be asked, it goes on: %s", error)
+            return True
 
     def _is_final(self, ending: Ending) -> bool:
         return is_final(ending.code, ending.error, asks_again=self._asks_again)
