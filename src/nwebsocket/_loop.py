@@ -6,9 +6,11 @@ take far longer than all the rest of `import nwebsocket`, which a program may do
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,10 +33,24 @@ def current() -> LoopThread:
 
     with _start_lock:
         if _loop is None or not _loop.alive:
+            _check_interpreter()
             loop = LoopThread(end_hooks)
             loop.start()
             _loop = loop
         return _loop
+
+
+def _check_interpreter() -> None:
+    """Refuse a sub-interpreter: it either cannot have a background thread, or takes the process along when it ends."""
+    for name in ("_interpreters", "_xxsubinterpreters"):  # Python 3.13 and later; before
+        with contextlib.suppress(ImportError):
+            interpreters = import_module(name)
+            if interpreters.get_current() != interpreters.get_main():
+                raise RuntimeError(
+                    "nwebsocket works in the main interpreter only, not in a sub-interpreter "
+                    "(mod_wsgi: set WSGIApplicationGroup to %{GLOBAL})"
+                )
+            return
 
 
 def is_loop_thread() -> bool:
