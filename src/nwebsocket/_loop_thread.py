@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -28,6 +29,9 @@ from ._curio import Event, Kernel, TaskTimeout, UniversalQueue, before, spawn, w
 log = logging.getLogger("nwebsocket")
 
 Command = Callable[[], Coroutine[Any, Any, None]]
+
+
+_CANNOT_START = "the background thread for all WebSockets cannot be started"
 
 
 class Timer:
@@ -52,6 +56,7 @@ class LoopThread:
     def __init__(self, end_hooks: Sequence[Callable[[LoopThread], None]] = ()) -> None:
         # Called on the loop thread when it ends, whether stopped or crashed.
         self._end_hooks = end_hooks
+        _check_descriptors()
         self._queue = UniversalQueue(withfd=True)
         self._kernel = Kernel()
         # Held while putting, so that nothing is put after the loop has ended. Re-entrant: a signal handler of the main
@@ -69,7 +74,14 @@ class LoopThread:
         self._thread = threading.Thread(target=self._run, name="nwebsocket-loop", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        """Raises RuntimeError if the system gives no more threads; then nothing is left behind."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._alive = False
+            self._close_queue()
+            self._kernel._shutdown_funcs = None  # its __del__ would raise
+            raise RuntimeError(f"{_CANNOT_START}: {error}") from error
         self.ident = self._thread.ident
 
     @property
@@ -158,11 +170,14 @@ class LoopThread:
         finally:
             with self._lock:
                 self._alive = False
-                # curio closes these only when the queue is collected, which a traceback somewhere may put off.
-                self._queue._put_sock.close()
-                self._queue._get_sock.close()
+                self._close_queue()
             for hook in self._end_hooks:
                 hook(self)
+
+    def _close_queue(self) -> None:
+        # curio closes these only when the queue is collected, which a traceback somewhere may put off.
+        self._queue._put_sock.close()
+        self._queue._get_sock.close()
 
     async def _main(self) -> None:
         await spawn(self._keep_time, daemon=True)
@@ -210,6 +225,17 @@ class LoopThread:
 
     async def _end(self) -> None:
         self._alive = False
+
+
+def _check_descriptors() -> None:
+    """Raise OSError if there are not as many as the queue and the kernel need, which would fail half-made."""
+    with contextlib.ExitStack() as stack:
+        try:
+            for _ in range(3):
+                for end in socket.socketpair():
+                    stack.enter_context(end)
+        except OSError as error:
+            raise OSError(error.errno, f"{_CANNOT_START}: {error.strerror}") from error
 
 
 async def _run_command(command: Command) -> None:

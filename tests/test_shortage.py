@@ -1,0 +1,221 @@
+"""When the system gives no more descriptors or threads, and interpreters that cannot have a thread of ours.
+
+Every test runs a script in an interpreter of its own (see test_process.py).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from peers import echo_server
+from test_process import READY, check_quiet, run
+
+needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+
+DESCRIPTORS = """
+import gc, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+def take_all(but):
+    held = []
+    try:
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        pass
+    for _ in range(but):
+        os.close(held.pop())
+    return held
+
+def converse():
+    with connect(sys.argv[1]) as ws:
+        ws.send("x")
+        assert ws.recv(10) == "x"
+"""
+
+
+@needs_proc
+def test_no_descriptor_for_another_socket(tmp_path: Path) -> None:
+    with echo_server() as server:
+        ran = run(
+            tmp_path,
+            DESCRIPTORS
+            + """
+converse()
+before = descriptors()
+held = take_all(0)
+try:
+    connect(sys.argv[1])
+except ConnectionFailed as error:
+    print(str(error).partition(" (")[2])
+for descriptor in held:
+    os.close(descriptor)
+assert descriptors() == before, descriptors()
+converse()
+"""
+            + READY,
+            server.url,
+        )
+    check_quiet(ran, within=2)
+    assert ran.out == "127.0.0.1: Too many open files)\n"
+
+
+@needs_proc
+@pytest.mark.parametrize("left", [0, 3, 5, 6])
+def test_few_descriptors_for_the_first_socket(tmp_path: Path, left: int) -> None:
+    """Those that the loop thread needs are there, or the constructor says so; the thread does not crash."""
+    with echo_server() as server:
+        ran = run(
+            tmp_path,
+            DESCRIPTORS
+            + """
+import nwebsocket._opening, nwebsocket._session
+before = descriptors()
+held = take_all(int(sys.argv[2]))
+try:
+    connect(sys.argv[1]).close()
+    print("open")
+except OSError as error:
+    print(type(error).__name__, error)
+for descriptor in held:
+    os.close(descriptor)
+gc.collect()
+converse()
+"""
+            + READY,
+            server.url,
+            str(left),
+        )
+    check_quiet(ran, within=2)
+    if left < 6:
+        text = "OSError [Errno 24] the background thread for all WebSockets cannot be started: Too many open files\n"
+        assert ran.out == text
+    else:
+        assert ran.out == "open\n"
+
+
+NO_THREADS = """
+import gc
+class Failing:
+    def __enter__(self):
+        self.start = threading._start_new_thread
+        def refuse(*_, **__):
+            raise RuntimeError("can't start new thread")
+        threading._start_new_thread = refuse
+        if hasattr(threading, "_start_joinable_thread"):
+            self.joinable, threading._start_joinable_thread = threading._start_joinable_thread, refuse
+    def __exit__(self, *_):
+        threading._start_new_thread = self.start
+        if hasattr(self, "joinable"):
+            threading._start_joinable_thread = self.joinable
+no_threads = Failing()
+"""
+
+
+def test_no_thread_for_the_loop(tmp_path: Path) -> None:
+    with echo_server() as server:
+        ran = run(
+            tmp_path,
+            NO_THREADS
+            + """
+with no_threads:
+    try:
+        WebSocket(sys.argv[1])
+    except RuntimeError as error:
+        print(error)
+gc.collect()
+with connect(sys.argv[1]) as ws:
+    ws.send("x")
+    assert ws.recv(10) == "x"
+"""
+            + READY,
+            server.url,
+        )
+    check_quiet(ran, within=2)
+    assert ran.out == "the background thread for all WebSockets cannot be started: can't start new thread\n"
+
+
+def test_no_thread_for_callbacks_nor_for_asking(tmp_path: Path) -> None:
+    """Callbacks run on the loop thread then, and a socket that comes back goes on trying."""
+    with echo_server() as server:
+        ran = run(
+            tmp_path,
+            NO_THREADS
+            + """
+from nwebsocket import _backoff
+_backoff.FIRST_DELAY = _backoff.MAX_DELAY = 0.01
+with connect(sys.argv[1]):
+    pass
+with no_threads:
+    heard = threading.Event()
+    ws = WebSocket(sys.argv[1])
+    ws.onmessage = lambda message: heard.set()
+    ws.wait_open(10).send("x")
+    assert heard.wait(10)
+    ws.close()
+    ws.wait_closed(10)
+    class Back(ReconnectingWebSocket):
+        failures = 0
+        several = threading.Event()
+        def onerror(self, error):
+            self.failures += 1
+            if self.failures == 3:
+                self.several.set()
+    back = Back(sys.argv[1], callbacks="loop")
+    assert back.several.wait(10)
+back.wait_open(10).send("kept")
+assert back.recv(10) == "kept"
+back.close()
+back.wait_closed(10)
+"""
+            + READY,
+            server.url,
+        )
+    assert (ran.code, ran.out) == (0, "")
+    lines = set(ran.err.splitlines())
+    assert lines == {
+        "no thread can be started for callbacks: they run on the loop thread",
+        "should_reconnect() cannot be asked, it goes on: can't start new thread",
+    }
+
+
+SUB_INTERPRETER = """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+if hasattr(interpreters, "new_config"):
+    made = interpreters.create(sys.argv[2])
+else:
+    made = interpreters.create(isolated=sys.argv[2] == "isolated")
+code = f'''
+import sys
+sys.path[:] = {sys.path!r}
+import nwebsocket
+try:
+    nwebsocket.connect({sys.argv[1]!r})
+except RuntimeError as error:
+    print(error, flush=True)
+'''
+interpreters.run_string(made, code)
+interpreters.destroy(made)
+with connect(sys.argv[1]):
+    print("the main one works")
+"""
+
+
+@pytest.mark.parametrize("kind", ["isolated", "legacy"])
+def test_a_sub_interpreter_is_refused(tmp_path: Path, kind: str) -> None:
+    with echo_server() as server:
+        ran = run(tmp_path, SUB_INTERPRETER + READY, server.url, kind)
+    assert ran.out.splitlines() == [
+        "nwebsocket works in the main interpreter only, not in a sub-interpreter "
+        "(mod_wsgi: set WSGIApplicationGroup to %{GLOBAL})",
+        "the main one works",
+    ]
+    check_quiet(ran, within=2)
