@@ -80,4 +80,4 @@ def test_a_closed_socket_keeps_no_buffers_of_compression(echo: str) -> None:
         memory, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert memory / len(kept) < 64 * 1024
+    assert memory / len(kept) < 128 * 1024, memory
