@@ -41,6 +41,9 @@ in which it has not found its level."""
 
 LONG = 20 * 60.0
 
+LASTING_DESCRIPTORS = 1
+"""The epoll instance with which the loop looks after the sockets that are lent to recv(); made with the first of them."""
+
 ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
 """For glibc, which otherwise has a heap for every few threads and leaves each in fragments: the process then grows for
 half an hour although what it uses stays the same."""
@@ -285,7 +288,7 @@ def judge(ledger: Ledger, restarts: int, samples: list[Sample], faults: list[str
     if ledger.errors:
         faults.append(f"{ledger.errors} errors, see above")
     left = samples[-1].threads - samples[0].threads, samples[-1].descriptors - samples[0].descriptors
-    if max(left) > 0:
+    if left[0] > 0 or left[1] > LASTING_DESCRIPTORS:
         faults.append(f"left behind: {left[0]} threads, {left[1]} descriptors")
     before, after = memory_in_quarters(samples)
     if samples[-1].seconds >= LONG and after > before * (1 + GROWTH) + GROWTH_MIB:
