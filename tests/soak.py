@@ -42,7 +42,7 @@ in which it has not found its level."""
 LONG = 20 * 60.0
 
 LASTING_DESCRIPTORS = 1
-"""The epoll instance with which the loop looks after the sockets that are lent to recv(); made with the first of them."""
+"""The epoll instance with which the loop looks after the sockets lent to recv(); made with the first of them."""
 
 ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
 """For glibc, which otherwise has a heap for every few threads and leaves each in fragments: the process then grows for
