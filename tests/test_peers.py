@@ -439,7 +439,7 @@ FAULTY_TESTS = """
 
 def test_fixtures_and_settings_fail_what_they_should(pytester: pytest.Pytester) -> None:
     pytester.mkdir("tests")
-    for name in ("conftest.py", "peers.py"):
+    for name in ("conftest.py", "local_server.py", "peers.py"):
         pytester.path.joinpath("tests", name).write_text((HERE / name).read_text("utf-8"), "utf-8")
     pytester.path.joinpath("pyproject.toml").write_text((HERE.parent / "pyproject.toml").read_text("utf-8"), "utf-8")
     pytester.path.joinpath("tests", "test_faulty.py").write_text(textwrap.dedent(FAULTY_TESTS), "utf-8")

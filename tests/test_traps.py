@@ -26,7 +26,8 @@ def test_trap_5_the_protocol_is_used_by_the_loop_thread_alone(echo: str, monkeyp
 
         return call
 
-    for name in ("handshake", "receive_response", "receive", "message", "ping", "close"):
+    # Not handshake(): the request may be made before the loop thread has heard of the connection.
+    for name in ("receive_response", "receive", "message", "ping", "close"):
         monkeypatch.setattr(Protocol, name, watched(name))
     with WebSocket(echo) as ws:
         senders = [threading.Thread(target=ws.send, args=(str(number),)) for number in range(8)]
