@@ -464,7 +464,12 @@ def test_a_handler_that_meets_the_programs_own_close_is_no_fault(
         ws.close()
         ws.send("too late")
 
-    with caplog.at_level(logging.INFO, "nwebsocket"), scripted(burst, callbacks=where) as ws:
+    def script(peer: Peer) -> None:
+        peer.accept(after=text("1") + text("2"))
+        peer.read_until_close()
+        peer.send(close_frame(1000))
+
+    with caplog.at_level(logging.INFO, "nwebsocket"), scripted(script, callbacks=where) as ws:
         ws.onmessage = answer
         ws.wait_closed(LIMIT)
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
