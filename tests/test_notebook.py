@@ -29,6 +29,9 @@ pytest.importorskip("ipykernel", reason="ipykernel is not installed")
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
 
+# One kernel for all: where that does not answer, as has happened once on Python 3.10, none of them can pass.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[kernels.Kernel]:
