@@ -881,6 +881,24 @@ def test_what_is_not_to_be_kept_and_comes_too_late_is_no_error(log: Any, caplog:
     assert not log.errors()
 
 
+def test_a_handler_that_sends_on_another_socket_too_early_is_at_fault(log: Any, away: str, echo: str) -> None:
+    early, heard = ReconnectingWebSocket(away), threading.Event()
+
+    def pass_on(message: str) -> None:
+        heard.set()
+        early.send(message, keep=False)
+
+    with ReconnectingWebSocket(echo) as ws:
+        ws.onmessage = pass_on
+        ws.send("x")
+        assert heard.wait(LIMIT)
+        ws.close()
+        ws.wait_closed(LIMIT)
+        assert [record.exc_info[0] for record in log.errors()] == [InvalidStateError]
+    early.close()
+    early.wait_closed(LIMIT)
+
+
 def test_a_wait_that_ends_says_what_went_wrong(away: str) -> None:
     ws = Heard(away)
     assert isinstance(ws.next(), ConnectionFailed)

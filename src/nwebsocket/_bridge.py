@@ -484,6 +484,10 @@ class Bridge:
     def forget(self, messages: set[Message]) -> None:
         """Let these not wait for another connection any more."""
 
+    def has_refused(self, error: InvalidStateError) -> bool:
+        """Whether send() of this very socket has raised it because the connection of a handler is lost."""
+        return False
+
     def why_not_open(self) -> str:
         """What has kept the connection from opening so far, as the end of a sentence."""
         return ""

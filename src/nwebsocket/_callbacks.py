@@ -464,7 +464,7 @@ class Callbacks:
         """
         if isinstance(error, ConnectionClosed):
             return error.closed_first == "client" and self._bridge.closed_locally
-        return isinstance(error, InvalidStateError) and self._bridge.keeps
+        return isinstance(error, InvalidStateError) and self._bridge.has_refused(error)
 
 
 def _call_with_or_without(handler: Callable[..., Any], event: Event) -> None:

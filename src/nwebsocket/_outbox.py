@@ -69,7 +69,7 @@ class OutboxBridge(Bridge):
             if self.state is ReadyState.OPEN and not self._must_wait():
                 return super()._accept(message, wanting_room=wanting_room)
             if isinstance(message, Passing) and self.state is not ReadyState.OPEN:
-                raise InvalidStateError("there is no connection now, and with keep=False nothing is kept for the next")
+                raise self._refusal()
             self._check_outbox(message[2])
             self._keep([message])
             self.accepted_bytes += message[2]
@@ -101,6 +101,14 @@ class OutboxBridge(Bridge):
     def check_wait(self) -> None:
         if self.state is ReadyState.CONNECTING and self.in_handler():
             raise RuntimeError("there is no connection, and the next one is not made before this handler has returned")
+
+    def _refusal(self) -> InvalidStateError:
+        error = InvalidStateError("there is no connection now, and with keep=False nothing is kept for the next")
+        vars(error)["_refused_by"] = id(self)
+        return error
+
+    def has_refused(self, error: InvalidStateError) -> bool:
+        return vars(error).get("_refused_by") == id(self)
 
     def why_not_open(self) -> str:
         return "" if self._loss is None else f"; the last attempt: {describe(self._loss[0])}"
