@@ -125,6 +125,29 @@ def test_ctrl_c_interrupts_what_waits(ws: WebSocket, wait: Callable[[WebSocket],
     assert time.monotonic() - started < 0.6
 
 
+def test_ctrl_c_that_interrupts_no_system_call_is_noticed_nevertheless(ws: WebSocket) -> None:
+    """So is one that comes between Python's last look for signals and the wait; here another thread gets it."""
+    waiting = threading.Event()
+
+    def press() -> None:
+        assert waiting.wait(LIMIT)
+        time.sleep(0.2)  # until it is the system that waits
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        waiting.set()
+        with pytest.raises(KeyboardInterrupt):
+            ws.recv(LIMIT / 2)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, previous)
+        presser.join()
+
+
 def test_ctrl_c_interrupts_a_send_that_waits_at_write_limit(ws: WebSocket, collector: Collector) -> None:
     collector.may_read.clear()
     with alarm(signal.default_int_handler, 0.5), pytest.raises(KeyboardInterrupt):

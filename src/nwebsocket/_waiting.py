@@ -9,12 +9,17 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
+from threading import get_ident
 from time import monotonic
 from typing import Protocol
 
 from . import _loop
 
-_SLICE = 0.05 if sys.platform == "win32" else None  # seconds; there a lock wait cannot be interrupted by Ctrl-C
+_SLICE = 0.05 if sys.platform == "win32" else 1.0
+"""Seconds after which the main thread looks whether Ctrl-C was pressed. On Windows that interrupts no wait for a lock;
+elsewhere not if it comes after Python has looked for signals, and before the system waits (2 of 1,034, sent 50 ms after
+recv() to a busy machine), or to another thread.
+"""
 
 _MOMENT = 0.05
 """Seconds to wait before looking whether this is a wait that could never end."""
@@ -60,12 +65,13 @@ def acquire(waiter: threading.Lock, deadline: float | None) -> bool:
     first = _MOMENT if deadline is None else min(_MOMENT, max(0.0, deadline - monotonic()))
     if waiter.acquire(timeout=first):
         return True
+    in_slices = _SLICE if get_ident() == threading.main_thread().ident else None
     while True:
         left = None if deadline is None else deadline - monotonic()
         if left is not None and left <= 0:
             return waiter.acquire(blocking=False)
         _check_locks()
-        timeout = min((t for t in (left, _SLICE) if t is not None), default=-1.0)
+        timeout = min((t for t in (left, in_slices) if t is not None), default=-1.0)
         if waiter.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
             return True
 
