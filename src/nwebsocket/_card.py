@@ -97,7 +97,7 @@ def _rows(inside: Any, ending: Ending | None) -> Iterator[tuple[str, str]]:
     waiting = f" · {bridge.inbox_length:,} not taken yet" if bridge.inbox_length else ""
     yield "received", f"{_count(bridge.messages_received, 'message')} · {size(received)} on the wire{waiting}"
     if session.keepalive.latency is not None:
-        yield "latency", f"{session.keepalive.latency * 1000:.3g} ms"
+        yield "latency", latency(session.keepalive.latency)
     if bridge.keeps:
         yield from _of_reconnecting(bridge, inside.supervisor.backoff.retry_count)
     if ending is not None:
@@ -175,6 +175,11 @@ def size(count: int) -> str:
         amount /= 1000
         name = unit
     return _count(count, "byte") if count < 1000 else f"{amount:.3g} {name}"
+
+
+def latency(seconds: float) -> str:
+    """So many seconds until an answer came, as a person says it."""
+    return f"{seconds * 1000:.3g} ms" if seconds < 0.9995 else duration(seconds)
 
 
 def duration(seconds: float) -> str:
