@@ -10,6 +10,7 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,10 @@ from nwebsocket import _loop
 # The proxies of the machine are no business of the tests, nor of the processes that they start.
 for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[name]
+
+# Shells have what runs in the background ignore it, which would go for the processes that the tests start, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The limit of each test is pytest's: how long one example takes says more about the machine than about us.
 hypothesis.settings.register_profile("nwebsocket", deadline=None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
+import signal
 import socket
 import tempfile
 import time
@@ -16,6 +18,12 @@ from peers import LIMIT
 import nwebsocket
 
 SOURCES = str(Path(nwebsocket.__file__).parent.parent)
+
+TELL_STACKS = """
+import faulthandler, signal
+faulthandler.register(signal.SIGUSR1, file=open({file!r}, 'w'), all_threads=True)
+"""
+"""Have the kernel write where its threads are when it gets a signal, even if no Python code runs any more."""
 
 
 def environment(directory: str) -> dict[str, str]:
@@ -40,12 +48,15 @@ class Kernel:
         from jupyter_client.manager import KernelManager
 
         self._names: dict[str, str] = {}
+        self._unanswered: set[str] = set()
         self.outputs: list[tuple[str | None, str, dict[str, Any]]] = []
         self._manager = KernelManager(kernel_name="python3", **settings(directory))
         self._manager.start_kernel(env=environment(directory), extra_arguments=["--HistoryManager.enabled=False"])
         self._client = self._manager.blocking_client()
         self._client.start_channels()
         self._client.wait_for_ready(timeout=LIMIT)
+        self._stacks = Path(directory, "stacks")
+        self.run("stacks", TELL_STACKS.format(file=str(self._stacks)))
 
     def stop(self) -> None:
         self._client.stop_channels()
@@ -54,7 +65,7 @@ class Kernel:
 
     def start(self, name: str, code: str) -> None:
         """Have a cell run; `name` must be new. If it fails, the next one is run all the same."""
-        self._names[self._client.execute(code, stop_on_error=False)] = name
+        self._ask(name, self._client.execute(code, stop_on_error=False))
 
     def run(self, name: str, code: str) -> None:
         """Run a cell to its end."""
@@ -63,8 +74,12 @@ class Kernel:
 
     def type(self, name: str, code: str) -> None:
         """Ask what a front end asks about code that is being typed."""
-        self._names[self._client.inspect(code)] = name
+        self._ask(name, self._client.inspect(code))
         self.wait(lambda: self.idle(name))
+
+    def _ask(self, name: str, request: str) -> None:
+        self._names[request] = name
+        self._unanswered.add(request)
 
     def interrupt(self) -> None:
         self._manager.interrupt_kernel()
@@ -73,13 +88,32 @@ class Kernel:
         """Take in what the kernel says until `ready()`."""
         deadline = time.monotonic() + LIMIT
         while not ready():
-            message = self._client.get_iopub_msg(timeout=max(0.0, deadline - time.monotonic()))
+            try:
+                message = self._client.get_iopub_msg(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise TimeoutError(f"the kernel says nothing. Its threads:\n{self._threads()}") from None
             name = self._names.get(message["parent_header"].get("msg_id"))
             self.outputs.append((name, message["msg_type"], message["content"]))
 
+    def _threads(self) -> str:
+        """Where each thread of the kernel is now."""
+        self._manager.signal_kernel(signal.SIGUSR1)
+        text = None
+        while text != (text := self._stacks.read_text()):
+            time.sleep(0.5)
+        return text
+
     def idle(self, name: str) -> bool:
-        """Whether the cell has been run."""
-        return any(output[:2] == (name, "status") and output[2]["execution_state"] == "idle" for output in self.outputs)
+        """Whether the cell has been run, and its reply is here.
+
+        ipykernel 7.0 to 7.3 may overlook a request that comes while it sends the reply to the one before, and then does
+        nothing for ever (https://github.com/ipython/ipykernel/pull/1529).
+        """
+        ran = any(output[:2] == (name, "status") and output[2]["execution_state"] == "idle" for output in self.outputs)
+        while ran and any(self._names[request] == name for request in self._unanswered):
+            reply = self._client.get_shell_msg(timeout=LIMIT)
+            self._unanswered.discard(reply["parent_header"]["msg_id"])
+        return ran
 
     def printed(self, name: str, stream: str = "stdout") -> str:
         """All that is shown under a cell of what was printed."""
