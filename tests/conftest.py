@@ -37,7 +37,7 @@ hypothesis.settings.load_profile("nwebsocket")
 server = local_server.server  # the fixture that users copy
 
 #: How long threads and sockets may take to go after a test has ended (seconds).
-PATIENCE = 2.0
+PATIENCE = 10.0
 
 
 @pytest.fixture(scope="session")

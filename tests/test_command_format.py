@@ -21,6 +21,7 @@ def test_json_has_the_time_in_utc_the_type_and_the_data() -> None:
     assert (binary["type"], base64.b64decode(binary["data"])) == ("binary", b"\xff\x00")
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.text())
 def test_json_is_one_harmless_line_that_says_the_same(text: str) -> None:

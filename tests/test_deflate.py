@@ -532,6 +532,7 @@ class EchoProtocol:
         return b"".join(self._protocol.data_to_send())
 
 
+@pytest.mark.slow
 @given(ALL_SETTINGS, SERVERS, st.lists(MESSAGES, max_size=6))
 def test_whatever_is_set_on_either_side_messages_come_back(
     ours: Deflate, factory: ServerPerMessageDeflateFactory, messages: list[tuple[Any, list[tuple[int, int]]]]

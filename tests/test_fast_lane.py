@@ -181,6 +181,7 @@ requests = st.builds(
 
 
 class TestNoDifference:
+    @pytest.mark.slow
     @given(st.data(), requests, st.one_of(st.none(), st.none(), st.integers(0, 5)))
     @settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
     def test_in_generated_streams_however_they_are_cut(

@@ -674,6 +674,7 @@ def test_a_message_larger_than_write_limit_is_sent(echo: str) -> None:
 # --- Fairness
 
 
+@pytest.mark.slow
 def test_a_sender_that_never_pauses_does_not_starve_the_other_connections(echo: str) -> None:
     enough = threading.Event()
 
@@ -726,6 +727,7 @@ def test_empty_messages_that_nobody_takes_are_not_free(echo: str) -> None:
         assert [ws.recv(LIMIT) for _ in range(1000)] == [""] * 1000
 
 
+@pytest.mark.slow
 @WHERE
 def test_a_burst_of_tiny_messages_is_taken_in_small_pieces(where: Any, log: Any) -> None:
     """One read of the socket can hold a hundred thousand: neither the inbox nor the loop takes them in one go."""
@@ -752,6 +754,7 @@ def _until_reading_stops(log: Any) -> None:
         threading.Event().wait(0.01)
 
 
+@pytest.mark.slow
 def test_a_consumer_that_empties_the_inbox_while_it_is_found_full_is_not_missed(echo: str) -> None:
     with WebSocket(echo, max_queue=1) as ws:
         bridge = ws._nwebsocket.bridge

@@ -437,6 +437,7 @@ FAULTY_TESTS = """
 """
 
 
+@pytest.mark.slow
 def test_fixtures_and_settings_fail_what_they_should(pytester: pytest.Pytester) -> None:
     pytester.mkdir("tests")
     for name in ("conftest.py", "local_server.py", "peers.py"):

@@ -142,11 +142,13 @@ requests = st.builds(
 
 
 class TestNoDifference:
+    @pytest.mark.slow
     @given(requests, answers(), st.sets(st.integers(0, 200), max_size=3))
     @settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow])
     def test_in_generated_answers_however_they_are_cut(self, request: Request, data: bytes, cuts: set[int]) -> None:
         assert_same(request, [*cut(data, cuts), b""])
 
+    @pytest.mark.slow
     @given(requests, answers(), st.integers(0, 300), st.binary(max_size=2))
     @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
     def test_in_answers_with_a_wrong_byte(self, request: Request, data: bytes, place: int, other: bytes) -> None:

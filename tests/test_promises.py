@@ -242,6 +242,7 @@ def test_a_slow_consumer_gets_everything_in_order_in_little_memory(consumer, tel
 # --- 5. A fast producer waits for the server
 
 
+@pytest.mark.slow
 def test_a_producer_waits_for_a_server_that_does_not_read_and_close_ends_it(tell):
     close_timeout = 0.5
 
@@ -267,6 +268,7 @@ def test_a_producer_waits_for_a_server_that_does_not_read_and_close_ends_it(tell
 # --- 6. Connections leave nothing behind
 
 
+@pytest.mark.slow
 def test_connections_leave_nothing_behind(tell):
     first, connections = 100, size(500, 5_000)
     with measure.server("part") as url:

@@ -585,6 +585,7 @@ class TestFailure:
         assert received.failure is not None
         assert received.answer == b""
 
+    @pytest.mark.slow
     @given(st.binary(max_size=120), st.lists(st.integers(0, 200)), st.booleans())
     def test_is_all_that_random_bytes_can_do(self, garbage: bytes, cuts: list[int], compressed: bool) -> None:
         request, headers = (REQUEST, [DEFLATE]) if compressed else (PLAIN, [])
@@ -634,6 +635,7 @@ class TestLimits:
         data = frame(BINARY, payload) + frame(BINARY, deflated(payload), first=FIN | RSV1)
         assert opened(unlimited, DEFLATE).receive(data).messages == [payload, payload]
 
+    @pytest.mark.slow
     def test_trap_2_a_decompression_bomb_is_never_inflated(self) -> None:
         bomb = deflated(bytes(200 * 2**20))
         assert len(bomb) < 220_000
@@ -648,6 +650,7 @@ class TestLimits:
         assert isinstance(received.failure, MessageTooBig)
         assert peak < 8 * 2**20
 
+    @pytest.mark.slow
     def test_trap_10_fragments_are_capped_at_131_072(self) -> None:
         protocol = opened()
         more = frame(CONTINUATION, b"x", first=0)
@@ -685,6 +688,7 @@ class TestGeneratedStreams:
             stream += frame(opcode, data[start:end], first=flags) + (frame(PING, b"%d" % n) if ping else b"")
         return stream
 
+    @pytest.mark.slow
     @given(MESSAGES, st.booleans(), st.lists(st.integers(0, 5000), max_size=8))
     @settings(suppress_health_check=[HealthCheck.too_slow])
     def test_trap_1_valid_messages_come_back_however_they_are_cut(
@@ -701,6 +705,7 @@ class TestGeneratedStreams:
         assert received.failure is None
         assert both_ways(stream, request, *headers).messages == received.messages
 
+    @pytest.mark.slow
     @given(st.lists(st.tuples(st.one_of(st.text(), st.binary()), st.booleans()), max_size=8))
     def test_what_we_send_is_what_the_server_gets(self, messages: list[tuple[str | bytes, bool]]) -> None:
         protocol, server = connected(REQUEST, PerMessageDeflate())
