@@ -49,7 +49,6 @@ with _lend_names():
         UniversalQueue,
         current_task,
         disable_cancellation,
-        run_in_thread,
         sleep,
         spawn,
     )
@@ -74,7 +73,6 @@ __all__ = [
     "disable_cancellation",
     "epoll_descriptor",
     "in_thread",
-    "run_in_thread",
     "sleep",
     "spawn",
     "wait_readable",
