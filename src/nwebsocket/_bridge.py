@@ -32,6 +32,7 @@ from . import _loop, _waiting
 from ._log import Trace
 from ._options import INBOX_BYTES, Options
 from ._payload import Message
+from ._tail import BURST, FIRST_PIECE, Tail
 from .exceptions import ConnectionClosed, ConnectionLost, InvalidStateError, Side, WebSocketError
 
 if TYPE_CHECKING:
@@ -43,10 +44,8 @@ MESSAGE_OVERHEAD = 128
 _PAUSE = 20e-6
 """Seconds since the last write of a sender after which the next message is written at once."""
 
-_BURST = 256
 _MUCH = 64 * 1024
-"""Messages, and bytes of one, that the sender writes itself."""
-
+"""Bytes of a message that the sender writes itself."""
 
 MIN_LOOK = 5.0
 """Seconds; with a `close_timeout` of so much or more the session looks for a close_request once in a close_timeout."""
@@ -93,6 +92,7 @@ class ReadingSide(Protocol):
     lent: bool
 
     def read(self, deadline: float | None) -> None: ...
+    def watch_tail(self) -> None: ...
 
 
 class Sifter(Protocol):
@@ -160,8 +160,10 @@ class Bridge:
 
         # -- towards the server
         self.outgoing: list[Message] = []
-        # A flush command is on its way to the loop: it will see whatever is appended until it begins.
-        self.flush_posted = False
+        # A flush command is on its way to the loop, or its timer will look, or the sender come: they will see whatever
+        # is appended until then.
+        self.flush_comes = False
+        self.tail = Tail()
         # The intake is calling handlers on the loop thread, and what they send is written afterwards; loop thread.
         self.flushes_later = False
         # Payload bytes and messages accepted in all; an interrupted send() may leave them too low, until all is framed.
@@ -231,7 +233,7 @@ class Bridge:
                 return
             if not self._accept(message):
                 self._send_slowly(message)
-            elif not self.flush_posted or len(self.outgoing) >= _BURST or message[2] >= _MUCH:
+            elif not self.flush_comes or len(self.outgoing) >= self.tail.piece or message[2] >= _MUCH:
                 self._see_off(message[2])
         except WebSocketError:
             raise
@@ -281,15 +283,32 @@ class Bridge:
         writer = self.writer
         if writer is None or writer.stuck:
             return  # the session goes on when the operating system takes more, or the next connection is open
-        if (len(self.outgoing) >= _BURST or size >= _MUCH) and (writer.any_thread or get_ident() == self.loop_ident):
+        tail = self.tail
+        much = len(self.outgoing) >= tail.piece or size >= _MUCH
+        if much and (writer.any_thread or get_ident() == self.loop_ident):
             self._write(writer)
             self.written_at = monotonic()
-        elif not self.flush_posted and not (self.flushes_later and get_ident() == self.loop_ident):
-            self.flush_posted = True
-            self.post_flush()
+            tail.piece = min(2 * tail.piece, BURST)
+        elif not self.flush_comes and not (self.flushes_later and get_ident() == self.loop_ident):
+            self.flush_comes = True
+            if not self._leave_tail(tail):
+                self.post_flush()
+
+    def _leave_tail(self, tail: Tail) -> bool:
+        """Leave the calling thread with what it sends now, if it will be in recv() in a moment."""
+        reader = self.reader
+        if reader is None or not reader.lent or not tail.trusts():
+            tail.piece = BURST
+            return False
+        tail.piece = FIRST_PIECE
+        tail.left = True
+        reader.watch_tail()
+        return reader.lent  # if not any more, the timer may have looked for the last time
 
     def write_now(self) -> None:
         """Write what was accepted on this thread, which has nothing better to do."""
+        if self.tail.left:
+            self.tail.left = self.flush_comes = False
         writer = self.writer
         if self.outgoing and writer is not None and writer.any_thread and not writer.stuck:
             self._write(writer)
@@ -395,6 +414,7 @@ class Bridge:
         Raises closed_error() when there will be no more, RuntimeError when messages are `taken()` by a handler.
         """
         if self.outgoing and not self.inbox:
+            self.tail.comes(self.written_at, len(self.outgoing))
             self.write_now()
         deadline = None if timeout is None else monotonic() + timeout
         woken = True

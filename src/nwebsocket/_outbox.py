@@ -245,7 +245,7 @@ class OutboxBridge(Bridge):
 
     def _forget_connection(self) -> None:
         self.writer = self.reader = None
-        self.flush_posted = self.flushes_later = self.reading_stopped = False
+        self.flush_comes = self.flushes_later = self.reading_stopped = False
         self._pinged.clear()
         self.was_open = self._holding = False
         self.opened_at = None

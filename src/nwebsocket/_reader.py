@@ -58,6 +58,7 @@ class Reader:
         self._needed = 0  # bytes of the pieces until that frame is all there, if so much is known
         self._reading = False
         self._error: OSError | None = None
+        self._tail_watched = False
 
     # ---- loop thread
 
@@ -94,6 +95,13 @@ class Reader:
         """Have keepalive know that something came."""
         self._heard(monotonic())
 
+    async def see_to_tail(self) -> None:
+        """Write what the sender should have written by now."""
+        self._tail_watched = False  # first: from now on it asks for another look
+        if self._bridge.outgoing:
+            self._bridge.tail.found(self._bridge.written_at)
+        await self._bridge.session.flush()
+
     @property
     def has_left(self) -> bool:
         """Whether something has been read that nobody has taken."""
@@ -108,6 +116,12 @@ class Reader:
         return data[position:] if position else data
 
     # ---- any thread
+
+    def watch_tail(self) -> None:
+        """Have see_to_tail() called soon."""
+        if not self._tail_watched:
+            self._tail_watched = True
+            self._sweep.tails.append(self)
 
     def read(self, deadline: float | None) -> None:
         """Have the next messages in the inbox, which is empty; wait a moment for them, at most till `deadline`.

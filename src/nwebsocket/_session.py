@@ -228,7 +228,7 @@ class Session:
     async def flush(self) -> None:
         """A user thread has accepted messages, or has left some to us (command)."""
         bridge = self._bridge
-        bridge.flush_posted = False
+        bridge.flush_comes = False
         if self._serving:
             writer = self._writer
             if bridge.outgoing or bridge.taken or not writer.idle:

@@ -28,14 +28,16 @@ IDLE = 1.0
 
 
 class Sweep:
-    """The sockets that are lent, of one loop; all methods but `left` belong to its thread."""
+    """The sockets that are lent, of one loop; all but `left` and `tails` belongs to its thread."""
 
     def __init__(self, loop: LoopThread) -> None:
         self._loop = loop
         self._epoll = select.epoll()
         self._lent: dict[int, Reader] = {}  # by descriptor
         self.left: deque[Reader] = deque()
-        """Those that have read more than they took; any thread may append itself."""
+        """Those that have read more than they took; any thread may append to it, and to `tails`."""
+        self.tails: deque[Reader] = deque()
+        """Those whose senders are left with the last messages of a burst (`_tail.py`)."""
         # How much each had read when it was seen with something to read, and when each was looked at.
         self._seen: dict[Reader, int] = {}
         self._seen_of_all: dict[Reader, int] = {}
@@ -60,6 +62,8 @@ class Sweep:
 
     async def _look(self) -> None:
         """(timer)"""
+        for _ in range(len(self.tails)):  # there may be new ones at once
+            await self.tails.popleft().see_to_tail()
         if not self._lent:
             self._runs = False
             for collection in (self.left, self._seen, self._seen_of_all):

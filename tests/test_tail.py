@@ -1,0 +1,292 @@
+"""The last messages of a burst: written by the thread that comes to recv(), and by somebody in time if it does not."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from peers import CLOSE, LIMIT, PING, Peer, RawServer, close_frame, pong, text
+
+from nwebsocket import WaitTimeout, WebSocket, _bridge, _tail, connect
+from nwebsocket._fast_lane import ENABLED
+from nwebsocket._reader import Reader
+from nwebsocket._sweep import AVAILABLE, Sweep
+
+pytestmark = pytest.mark.skipif(
+    not (ENABLED and AVAILABLE), reason="recv() reads the socket only with the fast lane, and where there is epoll"
+)
+
+
+class Echo:
+    """A server's script that sends back what comes, but for what begins with "-"."""
+
+    def __init__(self) -> None:
+        self._got: list[str] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, peer: Peer) -> None:
+        peer.accept()
+        while (frame := peer.read_frame()).opcode != CLOSE:
+            if frame.opcode == PING:
+                peer.send(pong(frame.payload))
+                continue
+            message = frame.payload.decode()
+            with self._changed:
+                self._got.append(message)
+                self._changed.notify_all()
+            if not message.startswith("-"):
+                peer.send(text(message))
+        peer.send(close_frame(1000))
+
+    def has_got(self, *messages: str) -> None:
+        """Wait until these are the last that came."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._got[-len(messages) :] == list(messages), LIMIT), self._got[-9:]
+
+    def got(self, beginning: str) -> list[str]:
+        return [message for message in self._got if message.startswith(beginning)]
+
+
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+def ws(echo: Echo) -> Iterator[WebSocket]:
+    with RawServer(echo) as server, connect(server.url, compression=None) as ws:
+        yield ws
+
+
+@pytest.fixture
+def posts(ws: WebSocket, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with each flush that a sender asks the loop for."""
+    posts: list[int] = []
+    bridge = ws._nwebsocket.bridge
+    post = bridge.post_flush
+
+    def counted() -> None:
+        posts.append(1)
+        post()
+
+    monkeypatch.setattr(bridge, "post_flush", counted)
+    return posts
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody who comes at all is late, and no message comes after a pause, however busy the machine is."""
+    monkeypatch.setattr(_tail, "_MOMENT", LIMIT)
+    monkeypatch.setattr(_tail, "_LATE", LIMIT)
+    monkeypatch.setattr(_bridge, "_PAUSE", LIMIT)
+
+
+@pytest.fixture
+def no_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer looks at nothing."""
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    for name in ("_look_where_something_waits", "_look_at_all"):
+        monkeypatch.setattr(Sweep, name, nothing)
+    monkeypatch.setattr(Reader, "see_to_tail", nothing)
+
+
+def burst(ws: WebSocket, messages: int = 5) -> None:
+    for number in range(messages):
+        ws.send(str(number))
+    assert [ws.recv(LIMIT) for _ in range(messages)] == list(map(str, range(messages)))
+
+
+def earn_trust(ws: WebSocket) -> None:
+    """Come in time until the next tail is left to this thread."""
+    bridge, deadline = ws._nwebsocket.bridge, time.monotonic() + LIMIT
+    while not (bridge.tail.trusts() and bridge.reader is not None and bridge.reader.lent):
+        assert time.monotonic() < deadline
+        burst(ws)
+
+
+@pytest.mark.usefixtures("unhurried", "no_look")
+def test_who_comes_in_time_writes_all_of_it(ws: WebSocket, posts: list[int]) -> None:
+    earn_trust(ws)
+    posts.clear()
+    for messages in (2, 3, 40, 1000, 2, 600):
+        burst(ws, messages)
+    assert posts == []
+
+
+@pytest.mark.usefixtures("unhurried", "no_look")
+def test_a_long_burst_is_written_in_pieces_before_its_end(ws: WebSocket, echo: Echo) -> None:
+    earn_trust(ws)
+    messages = [f"-{number}" for number in range(1 + 32 + 64 + 5)]
+    for message in messages:
+        ws.send(message)
+    echo.has_got(*messages[:-5])
+    assert ws.bufferedAmount == len("".join(messages[-5:]))
+    with pytest.raises(WaitTimeout):
+        ws.recv(0)
+    echo.has_got(*messages)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_who_does_not_come_is_not_waited_for(ws: WebSocket, echo: Echo, posts: list[int]) -> None:
+    earn_trust(ws)
+    posts.clear()
+    for message in ("-a", "-b", "-c"):
+        ws.send(message)
+    echo.has_got("-a", "-b", "-c")
+    assert posts == []
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_and_is_not_trusted_the_next_time(
+    ws: WebSocket, echo: Echo, posts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earn_trust(ws)
+    monkeypatch.setattr(_tail, "_LATE", -1.0)
+    ws.send("-a")
+    ws.send("-b")
+    echo.has_got("-a", "-b")
+    assert not ws._nwebsocket.bridge.tail.trusts()
+    posts.clear()
+    burst(ws)
+    assert posts
+
+
+def test_who_comes_late_is_not_trusted(ws: WebSocket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tail, "_MOMENT", -1.0)
+    for _ in range(20):
+        burst(ws)
+    assert not ws._nwebsocket.bridge.tail.trusts()
+
+
+@pytest.mark.usefixtures("unhurried", "no_look")
+def test_another_thread_is_not_trusted(ws: WebSocket, echo: Echo, posts: list[int]) -> None:
+    """Also while the one that is sits in recv(), with nothing left to write."""
+    earn_trust(ws)
+    burst(ws)
+    posts.clear()
+
+    def send() -> None:
+        for number in range(5):
+            ws.send(f"-{number}")
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(WaitTimeout):
+        ws.recv(0.2)
+    sender.join()
+    echo.has_got(*(f"-{number}" for number in range(5)))
+    assert posts
+
+
+@pytest.mark.usefixtures("unhurried", "no_look")
+@pytest.mark.parametrize(
+    "wait",
+    [WebSocket.close, lambda ws: ws.ping(LIMIT), lambda ws: ws.wait_open(LIMIT), lambda ws: ws.recv(LIMIT)],
+    ids=["close", "ping", "wait_open", "recv"],
+)
+def test_whatever_the_sender_waits_for(ws: WebSocket, echo: Echo, wait: Callable[[WebSocket], object]) -> None:
+    earn_trust(ws)
+    ws.send("echo")
+    ws.send("-a")
+    ws.send("-b")
+    wait(ws)
+    echo.has_got("echo", "-a", "-b")
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_the_loop_has_the_socket_back_before_it_knows_of_the_tail(
+    ws: WebSocket, echo: Echo, posts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The timer has then looked for the last time."""
+    watch_tail = Reader.watch_tail
+
+    def too_late(reader: Reader) -> None:
+        ws._nwebsocket.bridge.post(reader.want_back)
+        deadline = time.monotonic() + LIMIT
+        while reader.lent or reader._sweep._runs:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        watch_tail(reader)
+
+    earn_trust(ws)
+    monkeypatch.setattr(Reader, "watch_tail", too_late)
+    posts.clear()
+    ws.send("-a")
+    ws.send("-b")
+    echo.has_got("-a", "-b")
+    assert posts
+
+
+class Interruption(Exception):
+    """Raised by the signal handler."""
+
+
+@contextlib.contextmanager
+def alarms(handler: Callable[..., Any]) -> Iterator[None]:
+    """Have the handler called every half of a millisecond; no finalizer runs in which an exception would be lost."""
+    gc.collect()
+    gc.disable()
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        gc.enable()
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
+@pytest.mark.parametrize("seconds", [0.5, pytest.param(5.0, marks=pytest.mark.slow)], ids=["short", "long"])
+def test_interrupted_bursts_are_sent_once_and_in_order(ws: WebSocket, echo: Echo, seconds: float) -> None:
+    armed, interrupted, left, returned = False, 0, 0, list[str]()
+
+    def handler(*_: object) -> None:
+        nonlocal armed, interrupted
+        if armed:
+            armed = False
+            interrupted += 1
+            raise Interruption
+
+    def attempt(function: Callable[[Any], object], argument: object) -> bool:
+        """Call the function; whether it returned."""
+        nonlocal armed
+        try:
+            try:
+                armed = True
+                function(argument)
+            finally:
+                armed = False
+        except (Interruption, WaitTimeout):
+            return False
+        return True
+
+    number, tail, deadline = 0, ws._nwebsocket.bridge.tail, time.monotonic() + seconds
+    earn_trust(ws)
+    with alarms(handler):
+        while time.monotonic() < deadline:
+            for _ in range(40):
+                if attempt(ws.send, f"+{number}"):
+                    returned.append(f"+{number}")
+                number += 1
+            left += tail.left
+            while attempt(ws.recv, 0.001):
+                pass
+    ws.send("-end")
+    echo.has_got("-end")
+    got = echo.got("+")
+    assert interrupted > 20
+    assert left > 20
+    assert got == sorted(set(got), key=lambda message: int(message))
+    assert set(returned) <= set(got)
+    assert ws.bufferedAmount == 0
