@@ -229,6 +229,25 @@ def test_shutdown_ends_our_side_only(pair: tuple[socket.socket, socket.socket]) 
     run(main)
 
 
+def test_the_end_is_known_when_it_has_come(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+
+    async def main() -> None:
+        transport = Transport(ours)
+        assert not transport.has_ended()
+        theirs.sendall(b"last")
+        theirs.shutdown(socket.SHUT_WR)
+        await sleep(0)
+        assert not transport.has_ended()  # there is something to read
+        assert await transport.receive() == b"last"
+        assert transport.has_ended()
+        assert await transport.receive() == b""
+        await transport.close()
+        assert not transport.has_ended()
+
+    run(main)
+
+
 def test_abort_resets_the_connection(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
 

@@ -309,7 +309,7 @@ class Session:
             if self.draining and not self._shut_down:
                 self._shut_down = True
                 transport.shutdown()
-                self._deadline = monotonic() + LINGER
+                self._deadline = None if transport.has_ended() else monotonic() + LINGER
         return False
 
     async def _closing_goes_on(self, *, progress: bool) -> None:

@@ -343,6 +343,18 @@ class Transport:
             return len(batch)
         return min(len(batch), data_in_records(memoryview(self._sending)[: sum(self._taken)]))
 
+    def has_ended(self) -> bool:
+        """Whether the server has ended the stream already and nothing is left to read: then `receive` says so at once.
+
+        Only known without TLS.
+        """
+        if self._tls is None:
+            with suppress(OSError):
+                if not self._sock.recv(1, socket.MSG_PEEK):
+                    self._drained = False  # so there is nothing to wait for
+                    return True
+        return False
+
     def shutdown(self) -> None:
         """Say that nothing more will be sent: half-close TCP, or send TLS's close_notify. Call `flush` before.
 
