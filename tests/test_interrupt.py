@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import alarms
 import pytest
+from alarms import Barrage, Interruption, alarm
 from peers import CLOSE, LIMIT, PING, Authority, Frame, Peer, RawServer, close_frame, pong, text
 
 from nwebsocket import ConnectionClosed, WebSocket, _loop
@@ -19,18 +21,6 @@ from nwebsocket._fast_lane import ENABLED
 from nwebsocket._transport import Transport
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
-
-
-@contextlib.contextmanager
-def alarm(handler: Callable[..., Any], first: float, interval: float = 0.0) -> Iterator[None]:
-    """Have `handler` called as a signal handler after `first` seconds, and then every `interval` seconds."""
-    before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, first, interval)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 class Collector:
@@ -149,6 +139,7 @@ def test_ctrl_c_that_interrupts_no_system_call_is_noticed_nevertheless(ws: WebSo
 
 
 def test_ctrl_c_interrupts_a_send_that_waits_at_write_limit(ws: WebSocket, collector: Collector) -> None:
+    ws.send("x" * 2**16)  # NumPy is imported with the first large message
     collector.may_read.clear()
     with alarm(signal.default_int_handler, 0.5), pytest.raises(KeyboardInterrupt):
         send_without_end(ws)
@@ -210,43 +201,10 @@ def test_ctrl_c_in_the_main_thread_leaves_other_threads_and_handlers_alone(ws: W
 # --- A barrage
 
 
-class Interruption(Exception):
-    """Raised by the signal handler."""
-
-
-class Barrage:
-    """A signal handler that raises while `armed`."""
-
-    def __init__(self) -> None:
-        self.armed = False
-        self.count = 0
-
-    def __call__(self, *_: object) -> None:
-        if self.armed:
-            self.armed = False
-            self.count += 1
-            raise Interruption
-
-    def attempt(self, function: Callable[..., object], *arguments: object) -> bool:
-        """Call the function under fire; whether it returned."""
-        try:
-            try:
-                self.armed = True
-                function(*arguments)
-            finally:
-                self.armed = False
-        except (Interruption, TimeoutError):
-            return False
-        return True
-
-
 @pytest.fixture
 def no_collection() -> Iterator[None]:
-    """No finalizer runs in which an exception would be lost, whoever's it is."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
+    with alarms.no_collection():
+        yield
 
 
 @pytest.mark.usefixtures("no_collection")

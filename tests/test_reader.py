@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import random
-import signal
 import ssl
 import threading
 import time
@@ -14,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from alarms import Interruption, alarm, no_collection
 from peers import (
     BINARY,
     CLOSE,
@@ -389,23 +388,11 @@ def test_who_stops_receiving_is_not_sent_more_than_the_inbox_takes(server: RawSe
 # --- Interrupted anywhere
 
 
-class Interruption(Exception):
-    """Raised by the signal handler."""
-
-
 @contextlib.contextmanager
 def alarms(handler: Callable[..., Any]) -> Iterator[None]:
-    """Have the handler called every millisecond; no finalizer runs in which an exception would be lost."""
-    gc.collect()
-    gc.disable()
-    before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-    try:
+    """Have the handler called every millisecond."""
+    with no_collection(), alarm(handler, 0.001, 0.001):
         yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        gc.enable()
 
 
 def test_an_interrupted_recv_doubles_nothing_and_harms_nothing(ws: WebSocket) -> None:

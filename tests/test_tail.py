@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
+from alarms import Barrage, alarm, no_collection
 from peers import CLOSE, LIMIT, PING, Peer, RawServer, close_frame, pong, text
 
 from nwebsocket import WaitTimeout, WebSocket, _bridge, _tail, connect
@@ -87,16 +85,21 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_bridge, "_PAUSE", LIMIT)
 
 
+async def _nothing(*_: object) -> None:
+    pass
+
+
 @pytest.fixture
-def no_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The timer looks at nothing."""
+def long_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop does not take the socket back by itself."""
+    monkeypatch.setattr(Sweep, "_look_where_something_waits", _nothing)
+    monkeypatch.setattr(Sweep, "_look_at_all", _nothing)
 
-    async def nothing(*_: object) -> None:
-        pass
 
-    for name in ("_look_where_something_waits", "_look_at_all"):
-        monkeypatch.setattr(Sweep, name, nothing)
-    monkeypatch.setattr(Reader, "see_to_tail", nothing)
+@pytest.fixture
+def no_look(long_lease: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer does not look at tails either."""
+    monkeypatch.setattr(Reader, "see_to_tail", _nothing)
 
 
 def burst(ws: WebSocket, messages: int = 5) -> None:
@@ -106,11 +109,23 @@ def burst(ws: WebSocket, messages: int = 5) -> None:
 
 
 def earn_trust(ws: WebSocket) -> None:
-    """Come in time until the next tail is left to this thread."""
+    """Come in time until the next tail is left to this thread, and the loop has nothing more to do."""
     bridge, deadline = ws._nwebsocket.bridge, time.monotonic() + LIMIT
     while not (bridge.tail.trusts() and bridge.reader is not None and bridge.reader.lent):
         assert time.monotonic() < deadline
         burst(ws)
+        wait_for_the_loop(ws)
+
+
+def wait_for_the_loop(ws: WebSocket) -> None:
+    """Return when all that was posted so far has been done."""
+    done = threading.Event()
+
+    async def command() -> None:
+        done.set()
+
+    ws._nwebsocket.bridge.post(command)
+    assert done.wait(LIMIT)
 
 
 @pytest.mark.usefixtures("unhurried", "no_look")
@@ -135,7 +150,7 @@ def test_a_long_burst_is_written_in_pieces_before_its_end(ws: WebSocket, echo: E
     echo.has_got(*messages)
 
 
-@pytest.mark.usefixtures("unhurried")
+@pytest.mark.usefixtures("unhurried", "long_lease")
 def test_who_does_not_come_is_not_waited_for(ws: WebSocket, echo: Echo, posts: list[int]) -> None:
     earn_trust(ws)
     posts.clear()
@@ -145,7 +160,7 @@ def test_who_does_not_come_is_not_waited_for(ws: WebSocket, echo: Echo, posts: l
     assert posts == []
 
 
-@pytest.mark.usefixtures("unhurried")
+@pytest.mark.usefixtures("unhurried", "long_lease")
 def test_and_is_not_trusted_the_next_time(
     ws: WebSocket, echo: Echo, posts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +217,7 @@ def test_whatever_the_sender_waits_for(ws: WebSocket, echo: Echo, wait: Callable
     echo.has_got("echo", "-a", "-b")
 
 
-@pytest.mark.usefixtures("unhurried")
+@pytest.mark.usefixtures("unhurried", "long_lease")
 def test_the_loop_has_the_socket_back_before_it_knows_of_the_tail(
     ws: WebSocket, echo: Echo, posts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,67 +241,26 @@ def test_the_loop_has_the_socket_back_before_it_knows_of_the_tail(
     assert posts
 
 
-class Interruption(Exception):
-    """Raised by the signal handler."""
-
-
-@contextlib.contextmanager
-def alarms(handler: Callable[..., Any]) -> Iterator[None]:
-    """Have the handler called every half of a millisecond; no finalizer runs in which an exception would be lost."""
-    gc.collect()
-    gc.disable()
-    before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        gc.enable()
-
-
-@pytest.mark.usefixtures("unhurried")
+@pytest.mark.usefixtures("unhurried", "long_lease")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
-@pytest.mark.parametrize("seconds", [0.5, pytest.param(5.0, marks=pytest.mark.slow)], ids=["short", "long"])
-def test_interrupted_bursts_are_sent_once_and_in_order(ws: WebSocket, echo: Echo, seconds: float) -> None:
-    armed, interrupted, left, returned = False, 0, 0, list[str]()
-
-    def handler(*_: object) -> None:
-        nonlocal armed, interrupted
-        if armed:
-            armed = False
-            interrupted += 1
-            raise Interruption
-
-    def attempt(function: Callable[[Any], object], argument: object) -> bool:
-        """Call the function; whether it returned."""
-        nonlocal armed
-        try:
-            try:
-                armed = True
-                function(argument)
-            finally:
-                armed = False
-        except (Interruption, WaitTimeout):
-            return False
-        return True
-
-    number, tail, deadline = 0, ws._nwebsocket.bridge.tail, time.monotonic() + seconds
+@pytest.mark.parametrize("times", [30, pytest.param(500, marks=pytest.mark.slow)])
+def test_interrupted_bursts_are_sent_once_and_in_order(ws: WebSocket, echo: Echo, times: int) -> None:
+    barrage, left, returned = Barrage(), 0, list[str]()
+    number, tail, deadline = 0, ws._nwebsocket.bridge.tail, time.monotonic() + 3 * LIMIT
     earn_trust(ws)
-    with alarms(handler):
-        while time.monotonic() < deadline:
+    with no_collection(), alarm(barrage, 0.0005, 0.0005):
+        while barrage.count < times or left < times:
+            assert time.monotonic() < deadline
             for _ in range(40):
-                if attempt(ws.send, f"+{number}"):
+                if barrage.attempt(ws.send, f"+{number}"):
                     returned.append(f"+{number}")
                 number += 1
             left += tail.left
-            while attempt(ws.recv, 0.001):
+            while barrage.attempt(ws.recv, 0.001):
                 pass
     ws.send("-end")
     echo.has_got("-end")
     got = echo.got("+")
-    assert interrupted > 20
-    assert left > 20
     assert got == sorted(set(got), key=lambda message: int(message))
     assert set(returned) <= set(got)
     assert ws.bufferedAmount == 0
