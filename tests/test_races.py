@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from peers import LIMIT, Peer, RawServer, close_frame, echo_server
+from peers import CLOSE, LIMIT, Peer, RawServer, close_frame, echo_server
 
 from nwebsocket import ReconnectingWebSocket, WebSocket, _backoff, _bridge, _session, _waiting
 from nwebsocket._curio import spawn
@@ -60,7 +60,7 @@ def test_a_loss_between_two_lines_of_a_method_is_none_of_the_callers_business(
             finally:
                 monkeypatch.undo()
 
-        monkeypatch.setattr(bridge, "_send_through", lambda _: False)
+        monkeypatch.setattr(bridge, "_send_through", lambda *_: False)
         monkeypatch.setattr(_bridge.Bridge, name, lose_before)
         ws.send("x") if method == "send" else ws.close()
         ws.close()
@@ -80,6 +80,48 @@ def test_a_loss_right_after_wait_open_has_waited(echo: str, monkeypatch: pytest.
 
         patch.setattr(bridge, "wait", lose_afterwards)
         assert ws.wait_open(LIMIT) is ws
+
+
+def test_a_send_that_sleeps_through_a_loss_does_not_overtake_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had seen that nothing was kept, on the connection before, and wrote to the next one at once."""
+    monkeypatch.setattr(_backoff, "FIRST_DELAY", 0.01)
+    cut, opened_again, go_on = threading.Event(), threading.Event(), threading.Event()
+    received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        if peer.number == 0:
+            assert cut.wait(LIMIT)
+            peer.close()
+            return
+        while (frame := peer.read_frame()).opcode != CLOSE:
+            received.put(frame.payload)
+        peer.send(close_frame(1000))
+
+    def onopen() -> None:
+        if cut.is_set():
+            opened_again.set()
+            assert go_on.wait(LIMIT)
+
+    with RawServer(script) as server:
+        ws = ReconnectingWebSocket(server.url, compression=None).wait_open(LIMIT)
+        ws.onopen = onopen
+        bridge = ws._nwebsocket.bridge
+
+        def sleep_through_it() -> bool:
+            monkeypatch.delattr(bridge, "_must_wait")
+            cut.set()
+            assert bridge.wait(lambda: bridge.state is ws.CONNECTING, LIMIT)
+            ws.send("kept")
+            assert opened_again.wait(LIMIT)
+            return False
+
+        monkeypatch.setattr(bridge, "_must_wait", sleep_through_it)
+        ws.send("late")
+        go_on.set()
+        assert [received.get(timeout=LIMIT) for _ in range(2)] == [b"kept", b"late"]
+        ws.close()
+        ws.wait_closed(LIMIT)
 
 
 def silent(peer: Peer) -> None:

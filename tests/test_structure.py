@@ -63,6 +63,15 @@ def test_import_nwebsocket_needs_neither_curio_nor_wsproto() -> None:
     assert result.stdout == "set()\n"
 
 
+def test_counts_that_several_locks_guard_change_in_one_step() -> None:
+    """With a call between reading and writing, what another thread counted meanwhile was forgotten."""
+    counts = {"accepted_bytes", "accepted_messages", "framed_bytes", "framed_messages"}
+    changes = [node for tree in MODULES.values() for node in ast.walk(tree) if isinstance(node, ast.AugAssign)]
+    changes = [each for each in changes if isinstance(each.target, ast.Attribute) and each.target.attr in counts]
+    assert len(changes) >= 8
+    assert not [ast.unparse(each) for each in changes if any(isinstance(node, ast.Call) for node in ast.walk(each))]
+
+
 def test_the_protocol_does_no_input_or_output() -> None:
     parts = "_protocol _fast_lane _framing _handshake _http_head _plain_handshake _compression _deflate _keepalive"
     for name in f"{parts} _backoff _url _proxies _cookies _json _payload events exceptions close_codes".split():

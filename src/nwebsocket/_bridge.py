@@ -167,6 +167,7 @@ class Bridge:
         # The intake is calling handlers on the loop thread, and what they send is written afterwards; loop thread.
         self.flushes_later = False
         # Payload bytes and messages accepted in all; an interrupted send() may leave them too low, until all is framed.
+        # Changed with the lock held, or the wire: so in one step, with nothing called between reading and writing.
         self.accepted_bytes = self.accepted_messages = 0
         # What the writer has taken and not framed yet; this and the next four belong to whoever holds the wire.
         self.taken: list[Message] = []
@@ -229,7 +230,7 @@ class Bridge:
         Raises InvalidStateError, ConnectionClosed. The loop thread never waits: there the intake stops reading.
         """
         try:
-            if not self.outgoing and self._send_through(message):
+            if not self.outgoing and self._send_through(message, self.writer):
                 return
             if not self._accept(message):
                 self._send_slowly(message)
@@ -242,13 +243,12 @@ class Bridge:
             self.post_flush()
             raise
 
-    def _send_through(self, message: Message) -> bool:
+    def _send_through(self, message: Message, writer: WritingSide | None) -> bool:
         """Write a message that comes after a pause at once, past the queue, which is empty; False if it is not so.
 
         This is faster than to wake the loop thread. A message that follows the last one at once is queued, for more to
         come: so a burst costs few system calls.
         """
-        writer = self.writer
         if writer is None or not writer.any_thread or writer.stuck or self.taken:
             return False
         if monotonic() - self.written_at < _PAUSE or _waiting.owned(self.lock):  # then in a signal handler: rule 1

@@ -16,7 +16,7 @@ from threading import get_ident
 from time import monotonic
 from typing import Any
 
-from ._bridge import Bridge, Ending, LoopSide, ReadyState, describe
+from ._bridge import Bridge, Ending, LoopSide, ReadyState, WritingSide, describe
 from ._options import Options
 from ._payload import Message
 from .exceptions import InvalidStateError, OutboxFull
@@ -56,8 +56,10 @@ class OutboxBridge(Bridge):
 
     # ---- user threads
 
-    def _send_through(self, message: Message) -> bool:
-        return not self._must_wait() and super()._send_through(message)
+    def _send_through(self, message: Message, writer: WritingSide | None) -> bool:
+        # The writer was asked for before all this: that of a connection lost meanwhile refuses, and a new one, which
+        # must not be given this before what is kept, comes before its connection is OPEN.
+        return self.state is ReadyState.OPEN and not self._must_wait() and super()._send_through(message, writer)
 
     def _must_wait(self) -> bool:
         return self._holding and self._announcing != get_ident()
@@ -119,10 +121,10 @@ class OutboxBridge(Bridge):
             if not forgotten:
                 return
             self.kept = deque(message for message in self.kept if message not in messages)
-            size = sum(message[2] for message in forgotten)
+            size, count = sum(message[2] for message in forgotten), len(forgotten)
             self.kept_bytes -= size
             self.accepted_bytes -= size
-            self.accepted_messages -= len(forgotten)
+            self.accepted_messages -= count
 
     def clear_outbox(self) -> int:
         """Forget what waits for a connection; return how many messages that was."""
@@ -210,8 +212,9 @@ class OutboxBridge(Bridge):
             was_open = self.was_open
             left = [*taken_back, *self.outgoing, *self.kept]
             dropped = [message for message in left if isinstance(message, Passing)]
-            self.accepted_messages -= len(dropped)
-            self.accepted_bytes -= sum(message[2] for message in dropped)
+            size, count = sum(message[2] for message in dropped), len(dropped)
+            self.accepted_bytes -= size
+            self.accepted_messages -= count
             self.outgoing, self.taken = [], []
             self.kept, self.kept_bytes = deque(), 0
             self._keep(message for message in left if not isinstance(message, Passing))
@@ -233,10 +236,10 @@ class OutboxBridge(Bridge):
             waiting = set(self.kept)
             again = [message for message in messages if message not in waiting]
             self.kept.extendleft(reversed(again))
-            size = sum(message[2] for message in again)
+            size, count = sum(message[2] for message in again), len(again)
             self.kept_bytes += size
             self.accepted_bytes += size
-            self.accepted_messages += len(again)
+            self.accepted_messages += count
 
     def _count_kept_as_unwritten(self) -> None:
         self.framed_messages = self.accepted_messages - len(self.kept)
