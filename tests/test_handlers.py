@@ -474,7 +474,7 @@ def test_a_handler_that_meets_the_programs_own_close_is_no_fault(
         ws.wait_closed(LIMIT)
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
     assert "handler onmessage of WebSocket came too late" in lines[0]
-    assert "close() was called" in lines[0]
+    assert re.search("close\\(\\) was called|closed by the client", lines[0])  # the server may have answered already
     assert not log.errors()
 
 
