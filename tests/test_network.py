@@ -84,7 +84,8 @@ def test_a_dead_ipv6_address_beside_a_live_ipv4_one(link: Link) -> None:
     link.drop = network.ipv6
     with echo_server(host=link.ipv4):
         cold, warm = connect_twice(link)
-    assert max(cold, warm) < ATTEMPT_DELAY + MARGIN
+    assert cold < 0.5
+    assert warm < 0.5
 
 
 def test_a_live_ipv6_address_comes_first(link: Link) -> None:

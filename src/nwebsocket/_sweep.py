@@ -28,7 +28,7 @@ IDLE = 1.0
 
 
 class Sweep:
-    """The sockets that are lent, of one loop; all but `left` and `tails` belongs to its thread."""
+    """The sockets that are lent, of one loop; all but `left` and `tails` belong to its thread."""
 
     def __init__(self, loop: LoopThread) -> None:
         self._loop = loop
