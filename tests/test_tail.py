@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from alarms import Barrage, alarm, no_collection
@@ -99,7 +100,7 @@ def long_lease(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_look(long_lease: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The timer does not look at tails either."""
-    monkeypatch.setattr(Reader, "see_to_tail", _nothing)
+    monkeypatch.setattr(Reader, "see_to_tail", lambda _: None)
 
 
 def burst(ws: WebSocket, messages: int = 5) -> None:
@@ -239,6 +240,32 @@ def test_the_loop_has_the_socket_back_before_it_knows_of_the_tail(
     ws.send("-b")
     echo.has_got("-a", "-b")
     assert posts
+
+
+@pytest.mark.usefixtures("unhurried", "long_lease")
+def test_a_fault_in_one_connection_is_none_of_the_others(
+    ws: WebSocket, echo: Echo, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The timer that looks at all of them ended with it."""
+    failed = threading.Event()
+
+    async def fail() -> None:
+        failed.set()
+        raise RuntimeError("a fault of ours")
+
+    with connect(ws.url, compression=None) as other:
+        earn_trust(ws)
+        earn_trust(other)
+        with monkeypatch.context() as patch:
+            patch.setattr(other._nwebsocket.bridge.session, "flush", fail)
+            other.send("-a")
+            other.send("-b")
+            assert failed.wait(LIMIT)
+            wait_for_the_loop(ws)
+        ws.send("-c")
+        ws.send("-d")
+        echo.has_got("-c", "-d")
+    assert "a fault of ours" in str(log.errors()[0].exc_info)
 
 
 @pytest.mark.usefixtures("unhurried", "long_lease")

@@ -95,12 +95,12 @@ class Reader:
         """Have keepalive know that something came."""
         self._heard(monotonic())
 
-    async def see_to_tail(self) -> None:
-        """Write what the sender should have written by now."""
+    def see_to_tail(self) -> None:
+        """Have written what the sender should have written by now."""
         self._tail_watched = False  # first: from now on it asks for another look
         if self._bridge.outgoing:
             self._bridge.tail.found(self._bridge.written_at)
-        await self._bridge.session.flush()
+        self._bridge.post(self._bridge.session.flush)  # not here: what goes wrong is no business of the others
 
     @property
     def has_left(self) -> bool:

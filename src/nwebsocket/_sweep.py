@@ -63,7 +63,7 @@ class Sweep:
     async def _look(self) -> None:
         """(timer)"""
         for _ in range(len(self.tails)):  # there may be new ones at once
-            await self.tails.popleft().see_to_tail()
+            self.tails.popleft().see_to_tail()
         if not self._lent:
             self._runs = False
             for collection in (self.left, self._seen, self._seen_of_all):
