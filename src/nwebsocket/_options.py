@@ -102,18 +102,21 @@ class Options:
         deflate_of(self.compression)  # raises
         _check_choice("callbacks", self.callbacks, ("thread", "loop"))
         _check_choice("output", self.output, ("cell", None))
-        for name in ("open_timeout", "ping_interval", "ping_timeout"):
-            _check_number(name, getattr(self, name), "seconds, more than 0,", optional=True)
+        _check_number("open_timeout", self.open_timeout, "seconds, more than 0,", optional=True)
+        _check_number("ping_interval", self.ping_interval, "seconds, more than 0,", optional=True)
+        _check_number("ping_timeout", self.ping_timeout, "seconds, more than 0,", optional=True)
         _check_number("close_timeout", self.close_timeout, "seconds, more than 0")
         _check_number("max_size", self.max_size, "a whole number of bytes, at least 1,", optional=True, whole=True)
         _check_number("max_queue", self.max_queue, "a whole number of messages, at least 1", whole=True)
         _check_number("write_limit", self.write_limit, "a whole number of bytes, at least 1", whole=True)
-        object.__setattr__(self, "headers", _checked_headers(self.headers))
+        if self.headers != ():
+            object.__setattr__(self, "headers", _checked_headers(self.headers))
         if self.origin is not None:
             _check_header("Origin", self.origin)
         _check_auth(self.auth)
         check_cookies(self.cookies)
-        self._check_contradictions()
+        if self.headers or self.unix is not None or self.sock is not None:
+            self._check_contradictions()
         if self.unix is not None:
             object.__setattr__(self, "unix", _checked_path(self.unix))
         if self.sock is not None:
