@@ -159,6 +159,25 @@ def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["wss_proxy", "https_proxy", "all_proxy", "WSS_PROXY", "HTTPS_PROXY", "ALL_PROXY"])
+def test_each_variable_is_found_as_soon_as_it_is_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """os.environ is not looked up in the same way as another mapping."""
+    options, url = Options(), parse_url("wss://h/")
+    assert options.proxy_for(url) is None
+    monkeypatch.setenv(name, "http://p")
+    assert options.proxy_for(url) == Proxy("http", "p", 80)
+    monkeypatch.delenv(name)
+    assert options.proxy_for(url) is None
+    monkeypatch.setattr("os.environ", {name: "http://p"})
+    assert options.proxy_for(url) == Proxy("http", "p", 80)
+
+
+@pytest.mark.parametrize("name", ["ws_proxy", "http_proxy", "WS_PROXY", "HTTP_PROXY"])
+def test_each_variable_for_ws_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "http://p")
+    assert Options().proxy_for(parse_url("ws://h/")) == Proxy("http", "p", 80)
+
+
 def test_the_environment_is_asked_for_each_url() -> None:
     proxy = Options(proxy=True).proxy_for(parse_url("ws://127.0.0.1/"))
     assert proxy is None
