@@ -17,7 +17,7 @@ from time import monotonic
 from . import _loop
 from ._bridge import Bridge, Ending, describe
 from ._callbacks import Callbacks
-from ._curio import CancelledError, Task, TaskTimeout, before, current_task, disable_cancellation, spawn
+from ._curio import CancelledError, Task, current_task, spawn
 from ._intake import Intake
 from ._keepalive import Keepalive
 from ._log import log
@@ -68,7 +68,7 @@ class Session:
         self._waits_to_write = False
         self._write_failed = False
         self._timer: Timer | None = None
-        # When closing is given up; None while the connection is open.
+        # When opening, or closing, is given up; None while the connection is open.
         self._deadline: float | None = None
         self._given_up = False
         self._peer_close: PeerClose | None = None
@@ -112,28 +112,31 @@ class Session:
         except Exception as error:
             log.exception("internal error")
             self._error = ConnectionLost(f"internal error: {error!r}")
-        async with disable_cancellation():
-            await self._end()
+        self._task.allow_cancel = False  # as disable_cancellation() does, which would ask the kernel for the task
+        await self._end()
 
     async def _open_within_limits(self) -> None:
         """Raise ConnectionFailed or one of its kind unless the connection is open afterwards."""
         opening, self._is_opening = self._opening, True
         assert opening is not None
-        timeout = self._options.open_timeout
         try:
             if self._bridge.close_request is None:
-                await before(None if timeout is None else monotonic() + timeout, opening.run())
+                if self._options.open_timeout is not None:
+                    self._deadline = monotonic() + self._options.open_timeout
+                    await self.arm()
+                await opening.run()
                 self._opened(opening)
-        except TaskTimeout:
-            raise opening.timed_out() from None
         except CancelledError:
-            if self._bridge.close_request is None:
+            if not self._given_up and self._bridge.close_request is None:
                 raise
         finally:
             self._is_opening = False
+            self._deadline = None
             self._opening = None
             self.where = opening.where
             opening.abandon()
+        if self._given_up:  # also if it has succeeded at the very last moment: the cancellation is on its way
+            raise opening.timed_out()
         if not self._bridge_opened():
             raise Cancelled("close() was called before the connection was open")
 
@@ -308,8 +311,10 @@ class Session:
                 return True
             if self.draining and not self._shut_down:
                 self._shut_down = True
-                transport.shutdown()
-                self._deadline = None if transport.has_ended() else monotonic() + LINGER
+                self._deadline = None
+                if not transport.has_ended():  # else closing the socket says it
+                    transport.shutdown()
+                    self._deadline = monotonic() + LINGER
         return False
 
     async def _closing_goes_on(self, *, progress: bool) -> None:
@@ -372,6 +377,8 @@ class Session:
     async def _tick(self) -> None:
         """Look whether a deadline has come (timer)."""
         self._timer = None
+        if self._is_opening:
+            await self._give_up()
         if not self._serving:
             return
         now = monotonic()
@@ -411,7 +418,7 @@ def conclude(bridge: Bridge, callbacks: Callbacks, ending: Ending, where: str) -
     if unsent and ending.code != 1006:
         log.warning("%s: closed (%s) before %d bytes could be sent", where, describe(ending), unsent)
     with bridge.lock:
-        listened = callbacks.has_handler("error") or callbacks.has_handler("close") or bridge.somebody_waits()
+        heard = ending.error is None or bridge.somebody_waits() or any(map(callbacks.has_handler, ("error", "close")))
         callbacks.happened(*(("error", "close") if ending.error else ("close",)))
         bridge.ended(ending)
 
@@ -419,6 +426,6 @@ def conclude(bridge: Bridge, callbacks: Callbacks, ending: Ending, where: str) -
         if not bridge.error_raised and callbacks.end_unheard():
             log.warning("%s", ending.error)
 
-    if ending.error is not None and not listened and not isinstance(ending.error, Cancelled):
+    if not heard and not isinstance(ending.error, Cancelled):
         _loop.current().call_later(LISTENER_PATIENCE, warn_if_unheard)
     callbacks.ended()
