@@ -21,6 +21,7 @@ from peers import LIMIT
 from nwebsocket import InvalidArgument, Options, QueryMixin, ReconnectingWebSocket, WebSocket
 from nwebsocket._bridge import Bridge
 from nwebsocket._card import duration, latency, size
+from nwebsocket._log import Trace
 from nwebsocket._notebook import PREFIX, Cell, Record
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "notebook.ipynb"
@@ -176,7 +177,7 @@ def test_sizes(count: int, text: str) -> None:
 
 
 def test_of_a_large_message_only_the_beginning_is_remembered() -> None:
-    record = Record(Cell({}, []), Bridge(Options()))
+    record = Record(Cell({}, []), Bridge(Options(), Trace()))
     assert record.sift(["é" * 2**20, bytes(2**20)] * 100)[0] == "é" * 2**20
     assert all(len(message.start) == PREFIX and message.cut for message in record.messages)
     assert len(record.messages) < 10

@@ -505,10 +505,12 @@ def test_what_has_begun_and_is_cancelled_is_closed(silent_address: Any) -> None:
 
 
 def test_what_has_begun_and_is_not_gone_on_with_is_closed(good_address: Any) -> None:
-    attempt = begin_connecting(*good_address[1])
-    assert attempt is not None
-    Opening(parse_url("ws://127.0.0.1/"), (), Options(), attempt, Trace()).abandon()
-    assert attempt[0].fileno() == -1
+    host, port = good_address[1]
+    opening = Opening(parse_url(f"ws://{host}:{port}/"), (), Options(), Trace())
+    opening.begin(None)
+    assert opening._begun is not None
+    opening.abandon()
+    assert opening._begun[0].fileno() == -1
 
 
 @linux_only

@@ -49,7 +49,10 @@ from nwebsocket import (
     open_sockets,
 )
 from nwebsocket._bridge import Bridge
+from nwebsocket._log import Trace
+from nwebsocket._opening import Opening
 from nwebsocket._options import Options
+from nwebsocket._session import Session
 
 
 def never_answer(peer: Peer) -> None:
@@ -279,6 +282,45 @@ def test_open_timeout(stalling: Callable[[], contextlib.AbstractContextManager[s
     assert isinstance(raised.value, TimeoutError)
     assert isinstance(raised.value, ConnectionFailed)
     assert ws.readyState == WebSocket.CLOSED
+
+
+def test_open_at_the_very_moment_of_the_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task hears that it is cancelled only after it has finished the handshake."""
+    run, open_within_limits = Opening.run, Session._open_within_limits
+    sessions: list[Session] = []
+
+    async def run_until_the_time_out(opening: Opening) -> None:
+        await run(opening)
+        await sessions[0]._tick()
+
+    async def take_note_and_open(session: Session) -> None:
+        sessions.append(session)
+        await open_within_limits(session)
+
+    monkeypatch.setattr(Opening, "run", run_until_the_time_out)
+    monkeypatch.setattr(Session, "_open_within_limits", take_note_and_open)
+    with RawServer(fall_silent) as server:
+        ws = WebSocket(server.url, open_timeout=5)
+        with pytest.raises(OpenTimeout, match="5 s has passed"):
+            ws.wait_open(LIMIT)
+        assert ws.wait_closed(LIMIT).code == 1006
+
+
+def test_what_has_begun_is_closed_if_there_is_no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_loop(*_: Any) -> Any:
+        raise RuntimeError("no thread")
+
+    heard: queue.Queue[bytes] = queue.Queue()
+
+    def listen(peer: Peer) -> None:
+        assert peer.request
+        heard.put(peer.read_eof())
+
+    monkeypatch.setattr("nwebsocket.websocket.Bridge", no_loop)
+    with RawServer(listen) as server:
+        with pytest.raises(RuntimeError, match="no thread"):
+            WebSocket(server.url)
+        assert heard.get(timeout=LIMIT) == b""
 
 
 @pytest.mark.parametrize("stalling", [stalls_at_tcp, stalls_at_tls, stalls_at_http])
@@ -793,7 +835,7 @@ def test_a_socket_that_is_just_being_made_does_not_disturb_who_waits() -> None:
     before = sys.gettrace()
     sys.settrace(look)
     try:
-        Bridge(Options())
+        Bridge(Options(), Trace())
     finally:
         sys.settrace(before)
     assert looks

@@ -129,9 +129,9 @@ class Bridge:
     keeps = False
     """Whether messages that the operating system has not taken are kept for the next connection."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, trace: Trace) -> None:
         self.lock = threading.RLock()
-        self.trace = Trace()
+        self.trace = trace
         self.state = ReadyState.CONNECTING
         self.ending: Ending | None = None
         self.was_open = False

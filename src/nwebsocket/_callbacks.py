@@ -88,13 +88,6 @@ class Callbacks:
 
     # ---- handlers
 
-    def check_methods(self, owner: Any) -> None:
-        """Raise TypeError if a method of a subclass cannot be the handler that its name says."""
-        for name in HANDLER_NAMES:
-            handler = getattr(owner, name)
-            if self._is_handler(handler, name):
-                check_handler(name, handler, always_with_argument=name in WITH_ARGUMENT)
-
     def attribute_set(self, name: str) -> None:
         """An on... attribute has been assigned: it takes its place among the listeners, and what waited is run."""
         listeners = self._listeners[HANDLER_NAMES[name]]
@@ -465,6 +458,14 @@ class Callbacks:
         if isinstance(error, ConnectionClosed):
             return error.closed_first == "client" and self._bridge.closed_locally
         return isinstance(error, InvalidStateError) and self._bridge.has_refused(error)
+
+
+def check_methods(owner: Any, defaults: dict[str, Any]) -> None:
+    """Raise TypeError if a method of a subclass cannot be the handler that its name says."""
+    for name in HANDLER_NAMES:
+        handler = getattr(owner, name)
+        if handler is not None and getattr(handler, "__func__", None) is not defaults[name]:
+            check_handler(name, handler, always_with_argument=name in WITH_ARGUMENT)
 
 
 def _call_with_or_without(handler: Callable[..., Any], event: Event) -> None:

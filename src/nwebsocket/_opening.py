@@ -1,5 +1,6 @@
-"""From a URL to an open connection: connect, shake hands, follow redirects. In the loop thread, but for ask_at_once().
+"""From a URL to an open connection: connect, shake hands, follow redirects. In the loop thread, but for begin().
 
+    Opening.begin() what needs no waiting
     Opening.run() ── _connect()     to the server itself, through a proxy (`_tunnel.py`), or by a Unix socket; then TLS
                └──── _shake_hands() request and answer (`_protocol.py`); cookies; again for each redirect
 """
@@ -19,7 +20,8 @@ from ._handshake import RIGHT_PLACE, Request
 from ._log import Trace
 from ._options import MAX_REDIRECTS, Options
 from ._protocol import Protocol
-from ._tcp import Attempt, connect_unix, is_connected
+from ._proxies import Proxy
+from ._tcp import Attempt, begin_connecting, connect_unix, is_connected, take_over
 from ._tls import default_tls_context, in_words
 from ._transport import Transport, open_transport, start_tls_or_close
 from ._tunnel import open_tunnel
@@ -37,16 +39,12 @@ Headers = tuple[tuple[str, str], ...]
 
 
 class Opening:
-    """One attempt to open a connection; afterwards `transport` and `protocol` are those of the open connection.
+    """One attempt to open a connection; afterwards `transport` and `protocol` are those of the open connection."""
 
-    ``begun``  what has been begun on the way to the host of the URL: run() goes on with it, or abandon() closes it
-    """
-
-    def __init__(
-        self, url: URL, protocols: tuple[str, ...], options: Options, begun: Attempt | None, trace: Trace
-    ) -> None:
+    def __init__(self, url: URL, protocols: tuple[str, ...], options: Options, trace: Trace) -> None:
         self._url = url
-        self._begun = begun
+        # What has been begun on the way to the host of the URL: run() goes on with it, or abandon() closes it.
+        self._begun: Attempt | None = None
         self._protocols = protocols
         self._options = options
         self._trace = trace
@@ -63,10 +61,17 @@ class Opening:
         """The URL and where it was redirected to, for errors."""
         return " -> ".join(url.shown for url in self._chain)
 
-    def ask_at_once(self) -> None:
-        """Send the request if what has been begun is connected by now. Before run(), from any thread: the server may
-        answer while the loop thread is still waking up.
+    def begin(self, proxy: Proxy | None) -> None:
+        """Begin to connect, and send the request if the server has answered by then. Before run(), from any thread: the
+        server may be at it while the loop thread is still waking up.
         """
+        if self._options.sock is not None:
+            self._begun = take_over(self._options.sock)
+        elif proxy is None and self._options.unix is None:
+            self._begun = begin_connecting(self._url.host, self._url.port)
+            self._ask_at_once()
+
+    def _ask_at_once(self) -> None:
         if self._begun is None or self._url.secure or self._trace.on or not is_connected(self._begun[0]):
             return
         self._begun = self._begun[0], 0  # whatever happens to it from now on

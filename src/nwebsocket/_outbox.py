@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any
 
 from ._bridge import Bridge, Ending, LoopSide, ReadyState, WritingSide, describe
+from ._log import Trace
 from ._options import Options
 from ._payload import Message
 from .exceptions import InvalidStateError, OutboxFull
@@ -32,7 +33,7 @@ class OutboxBridge(Bridge):
     keeps = True
 
     def __init__(self, options: Options, max_outbox: int) -> None:
-        super().__init__(options)
+        super().__init__(options, Trace())
         # What waits for the next connection, or for the open handlers of this one.
         self.kept: deque[Message] = deque()
         self.kept_bytes = 0

@@ -191,7 +191,7 @@ class _Attempt(Session):
     was_open = False
 
     def __init__(self, bridge: OutboxBridge, callbacks: Callbacks, target: Target) -> None:
-        opening = Opening(target.url, target.protocols, target.options, None, bridge.trace)
+        opening = Opening(target.url, target.protocols, target.options, bridge.trace)
         super().__init__(bridge, callbacks, opening, target.options)
         self._origin = target.url.origin
         self._outbox = bridge

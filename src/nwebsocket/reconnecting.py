@@ -106,8 +106,7 @@ class ReconnectingWebSocket(WebSocket):
         from ._supervisor import Supervisor, Target
 
         inside = self._nwebsocket
-        if inside.started:
-            raise RuntimeError("this WebSocket is open already: __init__ must not be called a second time")
+        inside.check_may_start(self)
         if options.get("sock") is not None:
             raise InvalidArgument("a ReconnectingWebSocket cannot use sock: there is no second one")
         _check_max_outbox(max_outbox)
@@ -127,7 +126,7 @@ class ReconnectingWebSocket(WebSocket):
         bridge = OutboxBridge(fixed, max_outbox)
         inside.prepare(self, bridge, first, fixed)
         bridge.in_handler = inside.callbacks.is_current
-        never = Opening(first, names, fixed, None, bridge.trace)
+        never = Opening(first, names, fixed, bridge.trace)
         bridge.session = Session(bridge, inside.callbacks, never, fixed)  # before the first one
         inside.supervisor = Supervisor(
             bridge,

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from . import _loop, _sockets
 from ._bridge import Bridge, ReadyState
-from ._callbacks import Callbacks
+from ._callbacks import Callbacks, check_methods
 from ._compression import Deflate
+from ._log import Trace
 from ._options import Headers, Options, check_timeout
 from ._payload import TEXT, message_of
 from ._response import Response
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
     from ._cookies import Cookies
     from ._loop_thread import Command
+    from ._opening import Opening
     from ._proxies import Proxy
     from ._session import Session
 
@@ -85,24 +87,27 @@ class _Inside:
         self.sifter: Any = None
         self.binary_type = "blob"
 
-    def start(self, owner: WebSocket, url: URL, protocols: tuple[str, ...], options: Options) -> None:
-        """Begin to connect."""
-        from ._opening import Opening  # with the first connection: see _loop.py
-        from ._session import Session
-        from ._tcp import begin_connecting, take_over
+    def check_may_start(self, owner: WebSocket) -> None:
+        """Raise RuntimeError the second time, and TypeError if a method cannot be the handler that its name says."""
+        if self.started:
+            raise RuntimeError("this WebSocket is open already: __init__ must not be called a second time")
+        check_methods(owner, _EMPTY_HANDLERS)
 
+    def start(self, owner: WebSocket, url: URL, protocols: tuple[str, ...], options: Options) -> None:
+        """Begin to connect: first of all what the server takes time for."""
+        opening_class, session_class = _loop_side()
         proxy = options.proxy_for(url)
         make_default_tls_context(url, proxy, options)
-        self.prepare(owner, Bridge(options), url, options)
-        begun = None
-        if options.sock is not None:
-            begun = take_over(options.sock)
-        elif proxy is None and options.unix is None:
-            begun = begin_connecting(url.host, url.port)
-        opening = Opening(url, protocols, options, begun, self.bridge.trace)
-        if options.sock is None:
-            opening.ask_at_once()
-        self.bridge.session = session = Session(self.bridge, self.callbacks, opening, options)
+        trace = Trace()
+        opening = opening_class(url, protocols, options, trace)
+        opening.begin(proxy)
+        try:
+            self.prepare(owner, Bridge(options, trace), url, options)
+            session = session_class(self.bridge, self.callbacks, opening, options)
+        except BaseException:
+            opening.abandon()
+            raise
+        self.bridge.session = session
         self.launch(owner, session.run)
 
     def prepare(self, owner: WebSocket, bridge: Bridge, url: URL, options: Options) -> None:
@@ -117,7 +122,6 @@ class _Inside:
 
             make_callbacks = _notebook.attend(bridge, url, options)
         self.callbacks = make_callbacks(owner, bridge, url.origin, options.callbacks, _EMPTY_HANDLERS)
-        self.callbacks.check_methods(owner)
 
     def launch(self, owner: WebSocket, run: Command) -> None:
         """Have `run` live the socket's life on the loop thread."""
@@ -149,6 +153,15 @@ class _Inside:
     def __getattr__(self, name: str) -> Any:
         # Only reached for what start() has not set yet.
         raise RuntimeError(f"this WebSocket was never opened: its __init__ did not call super().__init__(url) ({name})")
+
+
+@functools.cache
+def _loop_side() -> tuple[type[Opening], type[Session]]:
+    """Imported with the first connection: see _loop.py."""
+    from ._opening import Opening
+    from ._session import Session
+
+    return Opening, Session
 
 
 def make_default_tls_context(url: URL, proxy: Proxy | None, options: Options) -> None:
@@ -258,8 +271,7 @@ class WebSocket:
         output: Literal["cell"] | None = None,
     ) -> None:
         inside: _Inside = self._nwebsocket
-        if inside.started:
-            raise RuntimeError("this WebSocket is open already: __init__ must not be called a second time")
+        inside.check_may_start(self)
         options = Options(
             ssl=ssl,
             headers=headers,  # type: ignore[arg-type]
