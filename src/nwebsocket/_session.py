@@ -135,7 +135,8 @@ class Session:
             self._opening = None
             self.where = opening.where
             opening.abandon()
-        if self._given_up:  # also if it has succeeded at the very last moment: the cancellation is on its way
+        if self._given_up and self._bridge.close_request is None:
+            # Also if it has succeeded at the very last moment: the cancellation is on its way.
             raise opening.timed_out()
         if not self._bridge_opened():
             raise Cancelled("close() was called before the connection was open")
