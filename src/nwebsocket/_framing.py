@@ -3,7 +3,7 @@ thread may take it. Pure. What is masked how was measured:
 
     payload bytes   way                                      32 B      4 KiB     1 MiB
     under 512       the frame as one integer, one XOR        0.5 us
-    under 4,096     wsproto's masker, by translation tables  1.8 us      8 us  1,550 us
+    under 4,096     wsproto's masker, by translation tables  1.8 us      8 us  1,790 us
     others          NumPy, if it is installed                2.4 us      2 us     50 us
 """
 
@@ -24,6 +24,7 @@ _FIN = 0x80
 _MASKED = 0x80
 _SMALL = 512
 _LARGE = 4096
+_PIECE = 64 * 1024  # bytes, a multiple of the key's
 # _ONES[n] times a 32-bit key is the key n times in a row.
 _ONES = tuple(((1 << 32 * n) - 1) // 0xFFFFFFFF for n in range((_SMALL + 8) // 4))
 
@@ -111,8 +112,20 @@ def _large_frame(first: int, payload: bytes, key: int) -> Buffer:
         head = bytes((first, _MASKED | 127)) + size.to_bytes(8, "big") + mask
     numpy = load_numpy() if size >= _LARGE else None
     if numpy is None:
-        return head + XorMaskerSimple(mask).process(payload)  # type: ignore[arg-type]  # it copies, whatever it gets
+        return _masked_by_tables(head, payload, mask)
     return _masked_by_numpy(numpy, head, payload, mask)
+
+
+def _masked_by_tables(head: bytes, payload: bytes, mask: bytes) -> memoryview:
+    """The frame in one new buffer. wsproto's masker makes several copies of what it gets: those of small pieces need no
+    memory that has to be mapped anew, which takes a quarter of the time for a large payload.
+    """
+    frame = memoryview(bytearray(len(head) + len(payload)))
+    frame[: len(head)] = head
+    for start in range(0, len(payload), _PIECE):
+        piece = XorMaskerSimple(mask).process(payload[start : start + _PIECE])  # type: ignore[arg-type]
+        frame[len(head) + start :][: len(piece)] = piece
+    return frame
 
 
 def _masked_by_numpy(numpy: Any, head: bytes, payload: bytes, mask: bytes) -> memoryview:
