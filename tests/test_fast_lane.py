@@ -74,7 +74,7 @@ def outcome(protocol: Protocol, received: Received) -> tuple[object, ...]:
 def assert_same(pieces: list[bytes], request: Request = PLAIN, *, close_before: int | None = None) -> Received:
     """Feed both ways and compare after each piece; the first comes with the handshake. Return what came in all."""
     lane, alone = opened(True, request, pieces[0]), opened(False, request, pieces[0])
-    total = Received()
+    total = Received([], [])
     for number, piece in enumerate([b"", *pieces[1:]]):
         if number == close_before:
             assert unmasked(lane.close(1000, "")) == unmasked(alone.close(1000, ""))

@@ -76,7 +76,7 @@ def answer(protocol: Protocol, *headers: str, drop: str = "") -> bytes:
 def opened(request: Request = PLAIN, *headers: str) -> Protocol:
     protocol = Protocol(request)
     assert protocol.receive_response(answer(protocol, *headers))
-    assert protocol.receive(b"") == Received()
+    assert protocol.receive(b"") == Received([], [])
     return protocol
 
 
@@ -88,7 +88,7 @@ def receive_all(protocol: Protocol, *pieces: bytes) -> None:
 def fed(protocol: Protocol, data: bytes, cuts: list[int] | None = None) -> Received:
     """Everything that the data brings, fed in pieces: one byte each, or cut where ``cuts`` says."""
     edges = sorted({0, len(data), *(range(len(data)) if cuts is None else (cut % (len(data) + 1) for cut in cuts))})
-    total = Received()
+    total = Received([], [])
     for start, end in itertools.pairwise(edges):
         part = protocol.receive(data[start:end])
         total.messages += part.messages
@@ -535,7 +535,7 @@ class TestClose:
         protocol = opened()
         assert protocol.receive(close_frame(1000) + frame(TEXT, b"late")).messages == []
         assert (protocol.close_received, protocol.close_sent, protocol.can_send) == (True, True, False)
-        assert protocol.receive(frame(TEXT, b"later") + b"\xff\xff") == Received()
+        assert protocol.receive(frame(TEXT, b"later") + b"\xff\xff") == Received([], [])
 
 
 class TestFailure:
@@ -575,7 +575,7 @@ class TestFailure:
         protocol = opened()
         protocol.receive(frame(3))
         assert (protocol.failed, protocol.can_send, protocol.close_received) == (True, False, False)
-        assert protocol.receive(frame(TEXT, b"after")) == Received()
+        assert protocol.receive(frame(TEXT, b"after")) == Received([], [])
         assert protocol.close(1000, "") == b""
 
     def test_after_our_close_is_not_answered(self) -> None:
@@ -654,7 +654,7 @@ class TestLimits:
     def test_trap_10_fragments_are_capped_at_131_072(self) -> None:
         protocol = opened()
         more = frame(CONTINUATION, b"x", first=0)
-        assert protocol.receive(frame(TEXT, b"x", first=0) + more * (MAX_FRAGMENTS - 2)) == Received()
+        assert protocol.receive(frame(TEXT, b"x", first=0) + more * (MAX_FRAGMENTS - 2)) == Received([], [])
         whole = protocol.receive(frame(CONTINUATION, b"x"))
         assert [len(message) for message in whole.messages] == [MAX_FRAGMENTS]
         received = protocol.receive(frame(TEXT, first=0) + frame(CONTINUATION, first=0) * MAX_FRAGMENTS)

@@ -13,11 +13,11 @@ from time import monotonic
 _QUICK = 1e-3
 """Seconds between two waits for the socket for which the second may be a lingering one."""
 
-_STAY = 2e-3
+_STAY = 5e-3
 """Seconds after which the kernel runs in any case: so late may a timer be, or a task that is ready without a socket."""
 
-_MOMENT = 1
-"""Milliseconds to linger at once."""
+_MOMENT = 4
+"""Milliseconds to linger at once; a timer is late by so much more."""
 
 _OTHERS_TURN = 50
 """Waits in which it is not tried again, after something else has happened."""

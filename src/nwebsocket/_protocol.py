@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from wsproto import events
@@ -77,8 +77,9 @@ class Received:
     ``failure``   how the server broke the protocol
     """
 
-    messages: list[str | bytes] = field(default_factory=list)
-    pongs: list[bytes] = field(default_factory=list)
+    # No default_factory for these two: it would take as long as all the rest of a small message's parsing.
+    messages: list[str | bytes]
+    pongs: list[bytes]
     answer: bytes = b""
     close: PeerClose | None = None
     failure: ProtocolError | None = None
@@ -159,7 +160,7 @@ class Protocol:
 
         Raises InvalidStateError before the handshake is finished.
         """
-        received = Received()
+        received = Received([], [])
         if self.close_received or self.failed:
             return received
         lane, messages = self.lane, received.messages
