@@ -83,7 +83,8 @@ class Stress:
         self._busy_since: dict[str, float] = {}
         self._retired: collections.deque[Any] = collections.deque()
         self._slots: list[Any] = []
-        self._lock = threading.Lock()  # for exchanging them
+        self._in_hands: list[Any] = []  # those with which somebody is at work, who may have them after their time
+        self._lock = threading.Lock()  # for these two
         for _ in range(SLOTS):
             self._slots.append(self._make(self._dice))
 
@@ -117,7 +118,9 @@ class Stress:
     def _check_retired(self, *, patience: float) -> None:
         for _ in range(len(self._retired)):
             ws = self._retired.popleft()
-            if not has_ended(ws, patience):
+            with self._lock:
+                in_hand = ws in self._in_hands  # then its messages may be taken right now
+            if in_hand or not has_ended(ws, patience):
                 self._retired.append(ws)
                 continue
             ws.monitor.check_end(ws)
@@ -147,17 +150,30 @@ class Stress:
             with self._faults_noted("replacing a socket"):
                 if dice.random() < 0.04:
                     self._replace(dice)
-            ws = dice.choice(self._slots)
-            self._perform(choose(dice, in_handler=False), ws, dice)
-            with self._faults_noted("looking at a socket"):
-                ws.monitor.check(ws)
+            with self._one_in_hand(dice) as ws:
+                self._perform(choose(dice, in_handler=False), ws, dice)
+                with self._faults_noted("looking at a socket"):
+                    ws.monitor.check(ws)
         del self._busy_since[name]
 
     def _act_in_handler(self, _: object) -> None:
         if self._stop.is_set():
             return
         dice = random.Random(self._dice.random())
-        self._perform(choose(dice, in_handler=True), dice.choice(self._slots), dice, in_handler=True)
+        with self._one_in_hand(dice) as ws:
+            self._perform(choose(dice, in_handler=True), ws, dice, in_handler=True)
+
+    @contextlib.contextmanager
+    def _one_in_hand(self, dice: random.Random) -> Iterator[Any]:
+        """One of the sockets, to be worked with."""
+        with self._lock:
+            ws = dice.choice(self._slots)
+            self._in_hands.append(ws)
+        try:
+            yield ws
+        finally:
+            with self._lock:
+                self._in_hands.remove(ws)
 
     def _perform(self, action: Action, ws: Any, dice: random.Random, *, in_handler: bool = False) -> None:
         may_raise = action.may_raise
