@@ -398,7 +398,10 @@ class Callbacks:
 
     def _dispatch(self, owner: Any, event_type: EventType) -> None:
         with self._bridge.lock:
+            if event_type == "close" and "error" in self._pending:
+                return  # the connection was to come back, and now has ended for good: that error goes first
             self._pending.discard(event_type)
+            ending, retry_in = self._bridge.to_be_heard()
         if event_type == "open":
             self._shows_open = self._bridge.closed_locally  # close() came before this event was heard
             self._bridge.announcing()
@@ -406,7 +409,6 @@ class Callbacks:
             self._bridge.announced()
             self._shows_open = False
             return
-        ending, retry_in = self._bridge.to_be_heard()
         assert ending is not None
         self._end_dispatched = retry_in is None
         if event_type == "error":

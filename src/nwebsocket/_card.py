@@ -92,7 +92,7 @@ def _rows(inside: Any, ending: Ending | None) -> Iterator[tuple[str, str]]:
         yield "was open for", duration(ended_at - opened_at)
     if session.subprotocol:
         yield "sub-protocol", session.subprotocol
-    sent, received = bridge.sent_before + session.bytes_sent, bridge.received_before + session.bytes_received
+    sent, received = bridge.bytes_on_wire()
     yield "sent", f"{_count(bridge.messages_sent, 'message')} · {size(sent)} on the wire"
     waiting = f" · {bridge.inbox_length:,} not taken yet" if bridge.inbox_length else ""
     yield "received", f"{_count(bridge.messages_received, 'message')} · {size(received)} on the wire{waiting}"

@@ -200,9 +200,10 @@ class OutboxBridge(Bridge):
 
     def next_session(self, session: LoopSide) -> None:
         """There is a new attempt."""
-        self.sent_before += self.session.bytes_sent
-        self.received_before += self.session.bytes_received
-        self.session = session
+        with self.lock:
+            self.sent_before += self.session.bytes_sent
+            self.received_before += self.session.bytes_received
+            self.session = session
 
     def lost(self, ending: Ending) -> bool:
         """A connection has ended, or could not be made: keep what the operating system has not taken. The session has

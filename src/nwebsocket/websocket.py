@@ -513,12 +513,13 @@ class WebSocket:
     @reading
     def stats(self) -> Stats:
         """Counts so far, a snapshot."""
-        bridge, session = self._nwebsocket.bridge, self._nwebsocket.session
+        bridge = self._nwebsocket.bridge
+        bytes_sent, bytes_received = bridge.bytes_on_wire()
         return Stats(
             messages_sent=bridge.messages_sent,
             messages_received=bridge.messages_received,
-            bytes_sent=bridge.sent_before + session.bytes_sent,
-            bytes_received=bridge.received_before + session.bytes_received,
+            bytes_sent=bytes_sent,
+            bytes_received=bytes_received,
             inbox=bridge.inbox_length,
         )
 
