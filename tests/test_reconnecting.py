@@ -34,6 +34,9 @@ from nwebsocket import (
     _backoff,
     _supervisor,
 )
+from nwebsocket._callbacks import Callbacks
+from nwebsocket._options import Options
+from nwebsocket._outbox import OutboxBridge
 
 
 @pytest.fixture(autouse=True)
@@ -906,3 +909,57 @@ def test_a_wait_that_ends_says_what_went_wrong(away: str) -> None:
         ws.wait_open(0.01)
     ws.close()
     ws.wait_closed(LIMIT)
+
+
+# --- Races, which tests/stress.py has found
+
+
+def test_an_end_for_good_just_before_a_loss_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """close() is called when the callback thread knows already that a close is to be told, and not yet which."""
+    dispatch, closed = Callbacks._dispatch, threading.Event()
+
+    def dispatch_late(callbacks: Callbacks, owner: Any, event_type: Any) -> None:
+        if event_type == "close" and not closed.is_set():
+            closed.set()
+            owner.close()
+            bridge = owner._nwebsocket.bridge
+            assert bridge.wait(lambda: bridge.ending is not None, LIMIT)
+        dispatch(callbacks, owner, event_type)
+
+    def leave(peer: Peer) -> None:
+        peer.send(close_frame(1012, "restart"))
+        peer.read_until_close()
+
+    monkeypatch.setattr(Callbacks, "_dispatch", dispatch_late)
+    with RawServer(accept_and(leave)) as server:
+        ws = Heard(server.url)
+        assert ws.next()[0] == "open"
+        assert isinstance(ws.next(), Cancelled)
+        event = ws.next()
+        assert (event.code, event.retry_in) == (1006, None)
+        ws.wait_closed(LIMIT)
+        assert ws.events.empty()
+
+
+def test_bytes_are_counted_once_while_a_session_follows_another() -> None:
+    class Session:
+        bytes_received = 20
+
+        @property
+        def bytes_sent(self) -> int:
+            if not begun.is_set():
+                begun.set()
+                following.start()
+                following.join(0.1)  # which it does not do now
+            return 10
+
+    class Next:
+        bytes_sent = bytes_received = 0
+
+    begun, bridge = threading.Event(), OutboxBridge(Options(), 1)
+    following = threading.Thread(target=bridge.next_session, args=(Next(),))
+    bridge.session = Session()  # type: ignore[assignment]
+    assert bridge.bytes_on_wire() == (10, 20)
+    following.join(LIMIT)
+    assert bridge.session.bytes_sent == 0
+    assert bridge.bytes_on_wire() == (10, 20)
