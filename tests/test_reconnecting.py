@@ -963,3 +963,35 @@ def test_bytes_are_counted_once_while_a_session_follows_another() -> None:
     following.join(LIMIT)
     assert bridge.session.bytes_sent == 0
     assert bridge.bytes_on_wire() == (10, 20)
+
+
+def test_what_is_kept_while_the_server_closes_is_counted() -> None:
+    """The loop counts anew what was accepted when it has written all; what is kept is neither written nor to be."""
+    closing, flushed = threading.Event(), threading.Event()
+    got: queue.Queue[bytes] = queue.Queue()
+
+    def close_slowly(peer: Peer) -> None:
+        peer.send(close_frame(1012, "restart"))
+        peer.read_until_close()
+        closing.set()
+        assert flushed.wait(LIMIT)
+
+    def take_one(peer: Peer) -> None:
+        got.put(peer.read_frame().payload)
+        until_close(peer)
+
+    async def has_flushed() -> None:
+        flushed.set()
+
+    with RawServer(Visits(accept_and(close_slowly), accept_and(take_one))) as server:
+        ws = ReconnectingWebSocket(server.url)
+        assert closing.wait(LIMIT)
+        ws.send("kept")
+        ws._nwebsocket.bridge.post_flush()
+        ws._nwebsocket.bridge.post(has_flushed)
+        assert flushed.wait(LIMIT)
+        assert (ws.stats.messages_sent, ws.bufferedAmount) == (1, 4)
+        assert got.get(timeout=LIMIT) == b"kept"
+        ws.close()
+        ws.wait_closed(LIMIT)
+        assert (ws.stats.messages_sent, ws.bufferedAmount, ws.at_risk) == (1, 0, 0)

@@ -176,6 +176,12 @@ class OutboxBridge(Bridge):
     def has_outgoing(self) -> bool:
         return (self._holding and bool(self.kept)) or super().has_outgoing()
 
+    def count_again(self) -> None:
+        with self.lock:
+            if not super().has_outgoing():  # something may be kept already while the server is closing
+                self.accepted_bytes = self.framed_bytes + self.kept_bytes
+                self.accepted_messages = self.framed_messages + len(self.kept)
+
     # ---- loop thread
 
     def opened(self) -> bool:
