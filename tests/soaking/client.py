@@ -188,7 +188,7 @@ class User(threading.Thread):
         try:
             number, attempt = read_message(data)
         except ValueError as error:
-            print(error, file=sys.stderr)
+            print("the client:", error, file=sys.stderr)
             reporter.note(DAMAGED, self.profile.key, self._attempt)
         else:
             reporter.note(HEARD, self.profile.key, attempt or self._attempt, number)

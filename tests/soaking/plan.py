@@ -96,6 +96,8 @@ def read_message(data: str | bytes) -> tuple[int, int]:
     if not data:
         return NO_NUMBER, 0
     raw = data.encode() if isinstance(data, str) else data
+    if raw.count(b":") < 4:
+        raise ValueError(f"a message is damaged: {len(raw)} bytes, {raw[:60]!r}")
     number, tag, size, checksum, body = raw.split(b":", 4)
     if len(body) != int(size) or zlib.crc32(body) != int(checksum) or int(number) % 2 != isinstance(data, str):
         raise ValueError(f"a message is damaged: {raw[:60]!r}")

@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
             elif self._attempt:  # else the client warms up
                 self._note(AT_SERVER, read_message(data)[0])
         except ValueError as error:
-            print(error, file=sys.stderr)
+            print("the server:", error, file=sys.stderr)
             reporter.note(DAMAGED, self._key, self._attempt)
 
     def _note(self, kind: bytes, number: int) -> None:
