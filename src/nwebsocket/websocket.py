@@ -98,6 +98,7 @@ class _Inside:
         opening_class, session_class = _loop_side()
         proxy = options.proxy_for(url)
         make_default_tls_context(url, proxy, options)
+        _loop.current()  # before anything is begun or taken over: it may fail
         trace = Trace()
         opening = opening_class(url, protocols, options, trace)
         opening.begin(proxy)
