@@ -139,10 +139,7 @@ class Callbacks:
     def _attribute(self, event_type: str) -> Callable[..., Any] | None:
         name = f"on{event_type}"
         handler = getattr(self._owner(), name, None)
-        return handler if self._is_handler(handler, name) else None
-
-    def _is_handler(self, handler: Any, name: str) -> bool:
-        return handler is not None and getattr(handler, "__func__", None) is not self._defaults[name]
+        return handler if _is_handler(handler, self._defaults[name]) else None
 
     # ---- the constructor
 
@@ -466,8 +463,12 @@ def check_methods(owner: Any, defaults: dict[str, Any]) -> None:
     """Raise TypeError if a method of a subclass cannot be the handler that its name says."""
     for name in HANDLER_NAMES:
         handler = getattr(owner, name)
-        if handler is not None and getattr(handler, "__func__", None) is not defaults[name]:
+        if _is_handler(handler, defaults[name]):
             check_handler(name, handler, always_with_argument=name in WITH_ARGUMENT)
+
+
+def _is_handler(handler: Any, default: Any) -> bool:
+    return handler is not None and getattr(handler, "__func__", None) is not default
 
 
 def _call_with_or_without(handler: Callable[..., Any], event: Event) -> None:
