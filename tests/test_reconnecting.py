@@ -776,6 +776,94 @@ def test_a_query_in_flight_fails_at_a_loss_and_the_next_one_is_answered() -> Non
         assert (feed.stats.failed, feed.stats.answered) == (1, 1)
 
 
+@pytest.mark.parametrize("retry", [True, False])
+@pytest.mark.parametrize("until", ["it is closed", "it is open again"])
+@pytest.mark.parametrize("during", ["tag_request", "send"])
+def test_a_query_that_a_loss_overtakes_goes_out_once(during: str, until: str, retry: bool) -> None:
+    lose, closed, opened_again = threading.Event(), threading.Event(), threading.Event()
+    asked: list[str] = []
+
+    def pause(name: str) -> None:
+        if name == during:
+            lose.set()
+            assert (closed if until == "it is closed" else opened_again).wait(LIMIT)
+
+    class Overtaken(Feed):
+        def onopen(self) -> None:
+            if closed.is_set():
+                opened_again.set()
+
+        def onclose(self) -> None:
+            closed.set()
+
+        def tag_request(self, request: Any, tag: int) -> Any:
+            pause("tag_request")
+            return super().tag_request(request, tag)
+
+        def send(self, data: Any, **options: Any) -> None:
+            pause("send")
+            super().send(data, **options)
+
+    def first(peer: Peer) -> None:
+        assert lose.wait(LIMIT)
+        peer.reset()
+
+    def last(peer: Peer) -> None:
+        while (frame := peer.read_frame()).opcode != 8:
+            asked.append(frame.payload.decode())
+            peer.send(text(asked[-1]))
+        peer.send(close_frame(1000))
+
+    with RawServer(Visits(accept_and(first), accept_and(last))) as server:
+        feed = Overtaken(server.url, compression=None).wait_open(LIMIT)
+        query = feed.query({"x": 1}, retry=retry)
+        fails = during == "send" and not retry  # it was under way
+        if fails:
+            with pytest.raises(ConnectionClosed, match="reset by peer"):
+                query.result(LIMIT)
+        else:
+            assert query.result(LIMIT)["x"] == 1
+        feed.wait_open(LIMIT)
+        feed.close()
+        feed.wait_closed(LIMIT)
+    assert len(asked) == (0 if fails else 1)
+    assert feed.stats.messages_received == len(asked)
+    assert feed.stats.messages_sent == len(asked)
+    assert feed.bufferedAmount == 0
+
+
+def test_a_query_that_waits_for_room_goes_out_once() -> None:
+    asked: list[str] = []
+    full = threading.Event()
+
+    def first(peer: Peer) -> None:
+        assert full.wait(LIMIT)
+        peer.reset()
+
+    def last(peer: Peer) -> None:
+        while (frame := peer.read_frame()).opcode != 8:
+            asked.append(frame.payload.decode())
+            peer.send(text(asked[-1]))
+        peer.send(close_frame(1000))
+
+    class Roomless(Feed):
+        def send(self, data: Any, **options: Any) -> None:
+            if self.bufferedAmount >= 65_536:
+                full.set()  # super().send() will wait
+            super().send(data, **options)
+
+    with RawServer(Visits(accept_and(first), accept_and(last))) as server:
+        feed = Roomless(server.url, compression=None, write_limit=65_536).wait_open(LIMIT)
+        pad = "x" * 100_000
+        queries = []
+        while not full.is_set():
+            queries.append(feed.query({"x": len(queries), "pad": pad}, retry=True))
+        assert [query.result(LIMIT)["x"] for query in queries] == list(range(len(queries)))
+        feed.close()
+        feed.wait_closed(LIMIT)
+    assert len(asked) == len(set(asked)) == len(queries)
+
+
 # --- What would wait, or be sent, for ever or too late
 
 

@@ -129,6 +129,9 @@ class Bridge:
     keeps = False
     """Whether messages that the operating system has not taken are kept for the next connection."""
 
+    seen_to: set[Message]
+    """What send() must not accept any more: a loss came in between, and has seen to it. Only if it `keeps`."""
+
     def __init__(self, options: Options, trace: Trace) -> None:
         self.lock = threading.RLock()
         self.trace = trace

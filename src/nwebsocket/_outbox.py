@@ -39,6 +39,7 @@ class OutboxBridge(Bridge):
         self.kept_bytes = 0
         self._max_outbox = max_outbox
         self._max_bytes = options.write_limit
+        self.seen_to = set()
         self._holding = False  # open, but the open handlers have not run yet: what they send goes before what is kept
         self._announcing: int | None = None  # the thread that runs them
         self._confirmed = 0  # messages, counted as framed_messages are, that the server is known to have read
@@ -60,7 +61,9 @@ class OutboxBridge(Bridge):
     def _send_through(self, message: Message, writer: WritingSide | None) -> bool:
         # The writer was asked for before all this: that of a connection lost meanwhile refuses, and a new one, which
         # must not be given this before what is kept, comes before its connection is OPEN.
-        return self.state is ReadyState.OPEN and not self._must_wait() and super()._send_through(message, writer)
+        if self.state is not ReadyState.OPEN or self.seen_to or self._must_wait():
+            return False
+        return super()._send_through(message, writer)
 
     def _must_wait(self) -> bool:
         return self._holding and self._announcing != get_ident()
@@ -69,6 +72,8 @@ class OutboxBridge(Bridge):
         with self.lock:
             if self.ending is not None or self.closed_locally:
                 self.require_open("send()")
+            if self.seen_to and message in self.seen_to:
+                return True
             if self.state is ReadyState.OPEN and not self._must_wait():
                 return super()._accept(message, wanting_room=wanting_room)
             if isinstance(message, Passing) and self.state is not ReadyState.OPEN:

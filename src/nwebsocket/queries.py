@@ -62,6 +62,7 @@ class _Queries:
     def __init__(self, owner: QueryMixin, bridge: Bridge) -> None:
         self.bridge = bridge
         self.open: dict[int, Query] = {}
+        self.sending: set[Query] = set()  # send() of these has not returned yet; only for a bridge that keeps
         self.counts = dict.fromkeys(("answered", "timed_out", "cancelled", "failed", "late_replies"), 0)
         self._owner = weakref.ref(owner)
         # Far from the small numbers that messages of other kinds may carry, and within what JavaScript counts exactly.
@@ -88,26 +89,37 @@ class _Queries:
 
     def withdraw(self, query: Query) -> None:
         """The query could not be sent."""
+        self.unsend(query)
         if self.open.pop(query.tag, None) is not None:
             self.count("failed")
             self._wake_one()
 
     def give_up(self, tag: int) -> bool:
         """Take a query out of those under way; False if it is not among them any more."""
-        query = self.open.pop(tag, None)
-        if query is None:
-            return False
-        self.unsend(query)
         with self._lock:
-            self._given_up[tag] = None
+            if tag not in self.open:
+                return False
+            self._given_up[tag] = None  # first: its reply, which may come at this very moment, is one or the other
+            query = self.open.pop(tag, None)
+            if query is None:
+                self._given_up.pop(tag, None)
+                return False
             if len(self._given_up) > MAX_GIVEN_UP:
                 del self._given_up[next(iter(self._given_up))]
+        self.unsend(query)
         self._wake_one()
         return True
 
     def unsend(self, query: Query) -> None:
         """Have its message, if that still waits for a connection, not be sent any more."""
         self.bridge.forget(_messages_of(query))
+
+    def has_sent(self, query: Query) -> None:
+        """send() has returned."""
+        with self.bridge.lock:
+            self.sending.discard(query)
+            if self.bridge.seen_to:
+                self.bridge.seen_to -= _messages_of(query)
 
     def expire_at(self, deadline: float, query: Query) -> None:
         """Have the query time out then."""
@@ -220,12 +232,17 @@ class _Queries:
         """
         again, failed = list[Message](), set[Message]()
         for query in list(self.open.values()):
+            if query.data is None:
+                continue  # it is not under way yet: all that follows is the next connection's
             if query.retries:
                 again.append(message_of(query.data))
                 query.look_again()
             else:
                 self._fail(query, error)
                 failed |= _messages_of(query)
+        with self.bridge.lock:
+            being_sent = set[Message]().union(*map(_messages_of, self.sending.copy()))
+            self.bridge.seen_to |= being_sent & failed.union(again)
         for _ in range(len(self._waiting)):
             self._wake_one()  # to look whether they still may wait
         return again, failed
@@ -287,15 +304,18 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
             if retry and not isinstance(data, (str, bytes)):
                 raise TypeError(f"with retry=True, tag_request() must return str or bytes, not {type(data).__name__}")
             if queries.bridge.keeps:
-                query.data, query.retries = data, retry
+                queries.sending.add(query)
+                query.retries = retry
+                query.data = data  # last: who sees it sees the others
             self.send(data)
-            if query.done():
-                queries.unsend(query)  # perhaps the connection was lost just then, and the query with it
             if timeout is not None:
                 queries.expire_at(monotonic() + timeout, query)
         except BaseException:
             queries.withdraw(query)
             raise
+        finally:
+            if queries.bridge.keeps:
+                queries.has_sent(query)
         return query
 
     def tag_request(self, request: Any, tag: int) -> Data:
