@@ -289,6 +289,25 @@ def test_a_cancelled_query_leaves_nothing_and_its_late_reply_is_dropped(ws: Aski
     assert ws.stats.late_replies == 1
 
 
+def test_a_reply_that_comes_at_the_moment_of_cancel_is_dropped(ws: Asking) -> None:
+    query = ws.query({"type": "drop"})
+    queries = ws._nwebsocket.sifter
+    left: list[Any] = []
+
+    class Open(dict[int, Any]):
+        def pop(self, tag: int, *default: Any) -> Any:
+            popped = super().pop(tag, *default)
+            if not left:  # the loop thread, just then
+                left.append(None)
+                left.extend(queries.sift([json.dumps({"id": tag})]))
+            return popped
+
+    queries.open = Open(queries.open)
+    assert query.cancel()
+    assert left == [None]
+    assert (ws.stats.cancelled, ws.stats.late_replies, ws.stats.answered) == (1, 1, 0)
+
+
 def test_queries_fail_when_their_connection_ends(server: str) -> None:
     with Asking(server) as ws:
         queries = [ws.query({"type": "never"}), ws.query({"type": "never"}, timeout=60), ws.query({"type": "close"})]
