@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from http.cookiejar import Cookie, CookieJar, DefaultCookiePolicy
 from typing import Any
 
+import numpy
 import pytest
 from peers import LIMIT, Authority, Peer, RawServer, echo_server
 
@@ -99,6 +100,27 @@ def test_what_is_no_auth(auth: Any, error: type[Exception], problem: str) -> Non
 def test_what_is_given_twice_is_refused(options: dict[str, Any], header: str) -> None:
     with pytest.raises(InvalidArgument, match=f"and the header {header} are both given") as caught:
         WebSocket("ws://127.0.0.1/", headers={header: SECRET}, **options)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("headers", "error", "problem"),
+    [
+        ("X-Key: 1", TypeError, "must be a mapping or .* not 'X-Key: 1'"),
+        (7, TypeError, "must be a mapping or .* not 7"),
+        ([["X-Key", SECRET]], TypeError, "one entry is of type list"),
+        ([("X-Key", SECRET, "")], TypeError, "one entry is a tuple of 3"),
+        (numpy.array([["X-Key", SECRET]]), TypeError, "one entry is of type ndarray"),
+        ({"X-Key": SECRET.encode()}, TypeError, "header 'X-Key': name and value must be str, not bytes"),
+        ({"X Key": SECRET}, InvalidArgument, "'X Key' is not a header name"),
+        ({"Upgrade": SECRET}, InvalidArgument, "the header Upgrade is set by the handshake itself"),
+        ({"X-Key": SECRET + "\r\nX: y"}, InvalidArgument, "line break"),
+        ({"X-Key": SECRET + "€"}, InvalidArgument, "non-Latin-1"),
+    ],
+)
+def test_what_is_no_header(headers: Any, error: type[Exception], problem: str) -> None:
+    with pytest.raises(error, match=problem) as caught:
+        WebSocket("ws://127.0.0.1/", headers=headers)
     assert SECRET not in str(caught.value)
 
 

@@ -109,7 +109,7 @@ class Options:
         _check_number("max_size", self.max_size, "a whole number of bytes, at least 1,", optional=True, whole=True)
         _check_number("max_queue", self.max_queue, "a whole number of messages, at least 1", whole=True)
         _check_number("write_limit", self.write_limit, "a whole number of bytes, at least 1", whole=True)
-        if self.headers != ():
+        if not isinstance(self.headers, tuple) or self.headers:
             object.__setattr__(self, "headers", _checked_headers(self.headers))
         if self.origin is not None:
             _check_header("Origin", self.origin)
@@ -232,11 +232,12 @@ def check_timeout(timeout: Any) -> None:
 
 def _checked_headers(headers: Headers) -> tuple[tuple[str, str], ...]:
     if isinstance(headers, str) or not isinstance(headers, Iterable):
-        raise TypeError(f"headers must be a mapping or (name, value) pairs, not {headers!r}")
+        raise TypeError(f"headers must be a mapping or (name, value) tuples, not {headers!r}")
     pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers)
     for pair in pairs:
         if not (isinstance(pair, tuple) and len(pair) == 2):
-            raise TypeError("headers must be a mapping or (name, value) pairs; one entry is not a pair")
+            what = f"of type {type(pair).__name__}" if not isinstance(pair, tuple) else f"a tuple of {len(pair)}"
+            raise TypeError(f"headers must be a mapping or (name, value) tuples; one entry is {what}")
         _check_header(*pair)
     return pairs
 
