@@ -6,32 +6,18 @@ import atexit
 import os
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from . import _loop
 from .close_codes import check_close
 
 if TYPE_CHECKING:
-    from ._bridge import Bridge
-    from ._callbacks import Callbacks
+    from ._inside import Inside
     from ._loop_thread import LoopThread
-    from ._session import Session
     from .websocket import WebSocket
 
 EXIT_TIMEOUT = 2.0
 """Seconds that the interpreter's exit may wait for all connections together."""
-
-
-class Inside(Protocol):
-    """What a WebSocket hides, as far as this file needs it."""
-
-    bridge: Bridge
-    callbacks: Callbacks
-
-    @property
-    def session(self) -> Session: ...
-    def wait_settled(self, timeout: float | None) -> bool: ...
-
 
 # Sockets that were opened and are still referred to, oldest first; the key is the id of the Inside, which must not be
 # held here: it holds the connection's error, whose traceback may hold the socket.

@@ -26,13 +26,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from . import _loop, _waiting
+from ._inside import sifters
 from ._json import decode, encode
 from ._log import log
 from ._options import check_timeout
 from ._payload import Message, message_of
 from ._query import Query
 from .exceptions import ConnectionClosed, InvalidArgument, QueryTimeout
-from .websocket import Stats, WebSocket, reading, sifters
+from .websocket import Stats, WebSocket, reading
 
 if TYPE_CHECKING:
     from ._bridge import Bridge

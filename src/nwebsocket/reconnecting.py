@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ._bridge import Ending
+from ._inside import make_default_tls_context
 from ._log import log
 from ._options import Headers, Options
 from ._outbox import OutboxBridge, Passing
@@ -26,7 +27,7 @@ from ._payload import TEXT, Message, message_of
 from ._url import parse_protocols, parse_url
 from .events import CloseEvent
 from .exceptions import InvalidArgument
-from .websocket import WebSocket, make_default_tls_context, reading
+from .websocket import WebSocket, reading
 
 if TYPE_CHECKING:
     from ._supervisor import Supervisor, Target

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,16 +15,14 @@ from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
-from . import _loop, _sockets
-from ._bridge import Bridge, ReadyState
-from ._callbacks import Callbacks, check_methods
+from . import _loop
+from ._bridge import ReadyState
 from ._compression import Deflate
-from ._log import Trace
+from ._inside import Inside
 from ._options import Headers, Options, check_timeout
 from ._payload import TEXT, message_of
 from ._response import Response
-from ._tls import default_tls_context
-from ._url import URL, parse_protocols, parse_url
+from ._url import parse_protocols, parse_url
 from .close_codes import check_close
 from .events import (
     EVENT_TYPES,
@@ -47,18 +44,10 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from ._cookies import Cookies
-    from ._loop_thread import Command
-    from ._opening import Opening
-    from ._proxies import Proxy
-    from ._session import Session
 
     Data = str | Buffer
 
 W = TypeVar("W", bound="WebSocket")
-
-# For sockets of these classes, what makes the Sifter (`_bridge.py`) of each.
-sifters: list[tuple[type, Callable[[Any, Bridge], Any]]] = []
-
 
 @dataclass(frozen=True, slots=True)
 class Stats:
@@ -74,103 +63,6 @@ class Stats:
     inbox: int  # messages received that nobody has taken yet
 
 
-class _Inside:
-    """All that a WebSocket hides."""
-
-    def __init__(self) -> None:
-        self.init_depth = 0
-        self.started = False
-        self.url: URL
-        self.options: Options
-        self.bridge: Bridge
-        self.callbacks: Callbacks
-        self.sifter: Any = None
-        self.binary_type = "blob"
-
-    def check_may_start(self, owner: WebSocket) -> None:
-        """Raise RuntimeError the second time, and TypeError if a method cannot be the handler that its name says."""
-        if self.started:
-            raise RuntimeError("this WebSocket is open already: __init__ must not be called a second time")
-        check_methods(owner, _EMPTY_HANDLERS)
-
-    def start(self, owner: WebSocket, url: URL, protocols: tuple[str, ...], options: Options) -> None:
-        """Begin to connect: first of all what the server takes time for."""
-        opening_class, session_class = _loop_side()
-        proxy = options.proxy_for(url)
-        make_default_tls_context(url, proxy, options)
-        _loop.current()  # before anything is begun or taken over: it may fail
-        trace = Trace()
-        opening = opening_class(url, protocols, options, trace)
-        opening.begin(proxy)
-        try:
-            self.prepare(owner, Bridge(options, trace), url, options)
-            session = session_class(self.bridge, self.callbacks, opening, options)
-        except BaseException:
-            opening.abandon()
-            raise
-        self.bridge.session = session
-        self.launch(owner, session.run)
-
-    def prepare(self, owner: WebSocket, bridge: Bridge, url: URL, options: Options) -> None:
-        """Have everything but a session."""
-        self.url, self.options, self.bridge = url, options, bridge
-        for kind, make in sifters:
-            if isinstance(owner, kind):
-                self.sifter = bridge.sifter = make(owner, bridge)
-        make_callbacks: Callable[..., Callbacks] = Callbacks
-        if "ipykernel" in sys.modules:
-            from . import _notebook  # nobody else needs it
-
-            make_callbacks = _notebook.attend(bridge, url, options)
-        self.callbacks = make_callbacks(owner, bridge, url.origin, options.callbacks, _EMPTY_HANDLERS)
-
-    def launch(self, owner: WebSocket, run: Command) -> None:
-        """Have `run` live the socket's life on the loop thread."""
-        for _ in range(self.init_depth):
-            self.callbacks.init_entered()
-        self.started = True
-        _sockets.register(owner, self)
-        self.bridge.start(run)
-
-    @property
-    def session(self) -> Session:
-        """The connection's life in the loop: the present one's, or the last one's."""
-        return cast("Session", self.bridge.session)
-
-    def ended(self) -> bool:
-        return not self.started or self.bridge.ending is not None
-
-    def wait_settled(self, timeout: float | None) -> bool:
-        """Wait until the connection has ended and its handlers have heard everything."""
-        return self.bridge.wait(lambda: self.bridge.ending is not None and self.callbacks.settled(), timeout)
-
-    def check_may_wait(self, what: str, *, in_callback: bool) -> None:
-        """Raise RuntimeError where waiting would be waiting for oneself."""
-        if _loop.is_loop_thread():
-            raise RuntimeError(f"{what} would block the loop thread, which all connections share")
-        if not in_callback and self.callbacks.is_current():
-            raise RuntimeError(f"{what} in a callback of the same socket would wait for that very callback to return")
-
-    def __getattr__(self, name: str) -> Any:
-        # Only reached for what start() has not set yet.
-        raise RuntimeError(f"this WebSocket was never opened: its __init__ did not call super().__init__(url) ({name})")
-
-
-@functools.cache
-def _loop_side() -> tuple[type[Opening], type[Session]]:
-    """Imported with the first connection: see _loop.py."""
-    from ._opening import Opening
-    from ._session import Session
-
-    return Opening, Session
-
-
-def make_default_tls_context(url: URL, proxy: Proxy | None, options: Options) -> None:
-    """Make it if it is needed: that is slow the first time, and on the loop thread others would feel it."""
-    if options.ssl is None and (url.secure or (proxy is not None and proxy.scheme == "https")):
-        default_tls_context()
-
-
 def _counting(init: Callable[..., None]) -> Callable[..., None]:
     """`init` wrapped so that callbacks are held until the outermost ``__init__`` has returned.
 
@@ -180,7 +72,7 @@ def _counting(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def __init__(self: WebSocket, *args: Any, **kwargs: Any) -> None:
-        inside: _Inside = self._nwebsocket
+        inside: Inside = self._nwebsocket
         started_before = inside.started
         inside.init_depth += 1
         if inside.started:
@@ -244,7 +136,7 @@ class WebSocket:
         if not getattr(cls.__init__, "_nwebsocket_counting", False):
             cls.__init__ = _counting(cls.__init__)  # type: ignore[method-assign]
         self = super().__new__(cls)
-        object.__setattr__(self, "_nwebsocket", _Inside())
+        object.__setattr__(self, "_nwebsocket", Inside(_EMPTY_HANDLERS))
         return self
 
     def __init__(
@@ -271,7 +163,7 @@ class WebSocket:
         callbacks: Literal["thread", "loop"] = "thread",
         output: Literal["cell"] | None = None,
     ) -> None:
-        inside: _Inside = self._nwebsocket
+        inside: Inside = self._nwebsocket
         inside.check_may_start(self)
         options = Options(
             ssl=ssl,
@@ -429,7 +321,7 @@ class WebSocket:
         seconds, and RuntimeError on the loop thread.
         """
         check_timeout(timeout)
-        inside: _Inside = self._nwebsocket
+        inside: Inside = self._nwebsocket
         bridge = inside.bridge
         if not bridge.was_open and bridge.ending is None:
             inside.check_may_wait("wait_open()", in_callback=True)
@@ -446,7 +338,7 @@ class WebSocket:
         socket, which it would wait for. It does not close the connection: that is close()'s.
         """
         check_timeout(timeout)
-        inside: _Inside = self._nwebsocket
+        inside: Inside = self._nwebsocket
         inside.check_may_wait("wait_closed()", in_callback=False)
         bridge = inside.bridge
         if not inside.wait_settled(timeout):
@@ -463,7 +355,7 @@ class WebSocket:
         """
         if timeout is not None:
             check_timeout(timeout)
-        inside: _Inside = self._nwebsocket
+        inside: Inside = self._nwebsocket
         bridge, hears_messages = inside.bridge, inside.callbacks.hears_messages
         if get_ident() == bridge.loop_ident and not hears_messages():
             inside.check_may_wait("recv()", in_callback=True)
@@ -490,7 +382,7 @@ class WebSocket:
         Raises WaitTimeout, InvalidStateError or ConnectionClosed, and RuntimeError on the loop thread.
         """
         check_timeout(timeout)
-        inside: _Inside = self._nwebsocket
+        inside: Inside = self._nwebsocket
         inside.check_may_wait("ping()", in_callback=True)
         bridge, answer = inside.bridge, cast("list[float]", [])
         bridge.require_open("ping()")
@@ -540,7 +432,7 @@ class WebSocket:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-        inside: _Inside = self._nwebsocket
+        inside: Inside = self._nwebsocket
         if not inside.callbacks.is_current() and not _loop.is_loop_thread():
             self.wait_closed()
 
