@@ -99,6 +99,14 @@ def accept_and(script: Callable[[Peer], object]) -> Callable[[Peer], None]:
 reset_at_once = accept_and(Peer.reset)
 
 
+def reflect(peer: Peer, seen: list[str]) -> None:
+    """Send every text back, and note it, until a Close frame, and answer that."""
+    while (frame := peer.read_frame()).opcode != 8:
+        seen.append(frame.payload.decode())
+        peer.send(text(seen[-1]))
+    peer.send(close_frame(1000))
+
+
 # --- Coming back
 
 
@@ -808,13 +816,7 @@ def test_a_query_that_a_loss_overtakes_goes_out_once(during: str, until: str, re
         assert lose.wait(LIMIT)
         peer.reset()
 
-    def last(peer: Peer) -> None:
-        while (frame := peer.read_frame()).opcode != 8:
-            asked.append(frame.payload.decode())
-            peer.send(text(asked[-1]))
-        peer.send(close_frame(1000))
-
-    with RawServer(Visits(accept_and(first), accept_and(last))) as server:
+    with RawServer(Visits(accept_and(first), accept_and(lambda peer: reflect(peer, asked)))) as server:
         feed = Overtaken(server.url, compression=None).wait_open(LIMIT)
         query = feed.query({"x": 1}, retry=retry)
         fails = during == "send" and not retry  # it was under way
@@ -840,19 +842,13 @@ def test_a_query_that_waits_for_room_goes_out_once() -> None:
         assert full.wait(LIMIT)
         peer.reset()
 
-    def last(peer: Peer) -> None:
-        while (frame := peer.read_frame()).opcode != 8:
-            asked.append(frame.payload.decode())
-            peer.send(text(asked[-1]))
-        peer.send(close_frame(1000))
-
     class Roomless(Feed):
         def send(self, data: Any, **options: Any) -> None:
             if self.bufferedAmount >= 65_536:
                 full.set()  # super().send() will wait
             super().send(data, **options)
 
-    with RawServer(Visits(accept_and(first), accept_and(last))) as server:
+    with RawServer(Visits(accept_and(first), accept_and(lambda peer: reflect(peer, asked)))) as server:
         feed = Roomless(server.url, compression=None, write_limit=65_536).wait_open(LIMIT)
         pad = "x" * 100_000
         queries = []

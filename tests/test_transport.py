@@ -416,6 +416,12 @@ def good_address() -> Iterator[tuple[int, Any]]:
         yield socket.AF_INET, listener.getsockname()
 
 
+async def until_begun(attempts: int, opened: set[str]) -> None:
+    """Wait until there are so many sockets more than there were."""
+    while len(open_descriptors() - opened) < attempts:
+        await sleep(0)
+
+
 async def timed_connect(addresses: list[tuple[int, Any]]) -> tuple[float, Any]:
     start = await sleep(0)
     sock = await connect_any(addresses)
@@ -445,8 +451,9 @@ def test_a_late_answer_of_an_early_attempt_wins(silent_address: Any, monkeypatch
         first = (socket.AF_INET, listener.getsockname())
 
         async def main() -> Any:
+            opened = open_descriptors()
             connecting = await spawn(timed_connect, [first, silent_address, silent_address])
-            await sleep(0.1)
+            await until_begun(3, opened)
             listener.accept()[0].close()  # room for the first attempt's retransmitted SYN
             return await connecting.join()
 
@@ -524,8 +531,7 @@ def test_a_cancelled_race_leaves_nothing(silent: int, silent_address: Any, monke
             await before(time.monotonic() + 0.1, connect_any([silent_address] * silent))
         assert open_descriptors() == opened
         task = await spawn(connect_any, [silent_address] * silent)
-        await sleep(0.1)
-        assert len(open_descriptors() - opened) == silent
+        await until_begun(silent, opened)
         await task.cancel()
         assert open_descriptors() == opened
 
@@ -533,10 +539,15 @@ def test_a_cancelled_race_leaves_nothing(silent: int, silent_address: Any, monke
 
 
 @linux_only
-def test_a_kernel_that_ends_during_the_race_leaves_nothing(silent_address: Any) -> None:
+def test_a_kernel_that_ends_during_the_race_leaves_nothing(
+    silent_address: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_tcp, "ATTEMPT_DELAY", 0.01)
+
     async def main() -> None:
+        opened = open_descriptors()
         await spawn(connect_any, [silent_address] * 3, daemon=True)
-        await sleep(0.05)
+        await until_begun(3, opened)
 
     run(main)
 
