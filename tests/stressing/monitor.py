@@ -5,7 +5,8 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
-from nwebsocket import CloseEvent, ConnectionClosed, Event, ReconnectingWebSocket, WebSocket
+from nwebsocket import CloseEvent, ConnectionClosed, Event, MessageEvent, ReconnectingWebSocket, WebSocket
+from stressing.actions import is_answer
 
 
 class Broken(AssertionError):
@@ -37,6 +38,8 @@ class Monitor:
         kind: str = event.type
         if isinstance(event, CloseEvent) and event.retry_in is not None:
             kind = "loss"
+        if isinstance(event, MessageEvent) and is_answer(event.target, event.data):
+            self._fault(f"an answer was heard as a message: {event.data}")
         if "close" in self.heard:
             self._fault(f"{kind} was heard after close: {self.heard}")
         if not self._comes_back:
@@ -85,7 +88,8 @@ def drain(ws: WebSocket) -> int | None:
     count = 0
     try:
         while True:
-            ws.recv(0)
+            if is_answer(ws, message := ws.recv(0)):
+                raise Broken(f"an answer was in the inbox: {message!r}")
             count += 1
     except ConnectionClosed:
         return count
