@@ -374,6 +374,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--plot", metavar="FILE", help="draw the figures over time")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and the other processes end, too
     plan = Plan(60 * (options.hours * 60 or options.minutes), options.connections, options.rate, options.seed)
     print(f"seed {plan.seed}, {sys.version.split()[0]}", flush=True)
     outcome = soak(plan)

@@ -834,6 +834,22 @@ def test_a_query_that_a_loss_overtakes_goes_out_once(during: str, until: str, re
     assert feed.bufferedAmount == 0
 
 
+def test_a_query_that_is_no_text_is_the_callers_error(away: str) -> None:
+    class Wrong(Feed):
+        def tag_request(self, request: Any, tag: int) -> str:
+            return "\ud800"
+
+        def send(self, data: Any, **options: Any) -> None:
+            raise AssertionError("a loss could come now, and would find what the loop thread cannot send again")
+
+    feed = Wrong(away)
+    with pytest.raises(UnicodeEncodeError):
+        feed.query({"x": 1}, retry=True)
+    assert (feed.stats.failed, feed.stats.in_flight, len(feed.outbox)) == (1, 0, 0)
+    feed.close()
+    feed.wait_closed(LIMIT)
+
+
 def test_a_query_that_waits_for_room_goes_out_once() -> None:
     asked: list[str] = []
     full = threading.Event()

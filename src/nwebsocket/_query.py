@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
 from time import monotonic
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 from . import _loop, _waiting
 from ._bridge import Bridge
 from ._options import check_timeout
+from ._payload import Message
 from .exceptions import QueryTimeout
 
 
@@ -54,9 +56,11 @@ class Query(Future[Any]):
         self._result = None
         self._exception = None
         self._queries = queries
-        # For a socket that comes back: what was sent, and whether to send it again on another connection.
-        self.data: Any = None
+        # For a socket that comes back: what is sent, if it can be told from other messages; whether to send it again on
+        # another connection; and whether the one that is lost may have had it, which is set last.
+        self.messages: Sequence[Message] = ()
         self.retries = False
+        self.under_way = False
         self.tag = tag
         """What tells the reply to this query from others."""
 

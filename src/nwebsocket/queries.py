@@ -113,14 +113,14 @@ class _Queries:
 
     def unsend(self, query: Query) -> None:
         """Have its message, if that still waits for a connection, not be sent any more."""
-        self.bridge.forget(_messages_of(query))
+        self.bridge.forget(set(query.messages))
 
     def has_sent(self, query: Query) -> None:
         """send() has returned."""
         with self.bridge.lock:
             self.sending.discard(query)
             if self.bridge.seen_to:
-                self.bridge.seen_to -= _messages_of(query)
+                self.bridge.seen_to.difference_update(query.messages)
 
     def expire_at(self, deadline: float, query: Query) -> None:
         """Have the query time out then."""
@@ -233,16 +233,16 @@ class _Queries:
         """
         again, failed = list[Message](), set[Message]()
         for query in list(self.open.values()):
-            if query.data is None:
-                continue  # it is not under way yet: all that follows is the next connection's
+            if not query.under_way:
+                continue  # all that follows is the next connection's
             if query.retries:
-                again.append(message_of(query.data))
+                again += query.messages
                 query.look_again()
             else:
                 self._fail(query, error)
-                failed |= _messages_of(query)
+                failed.update(query.messages)
         with self.bridge.lock:
-            being_sent = set[Message]().union(*map(_messages_of, self.sending.copy()))
+            being_sent = {message for query in self.sending.copy() for message in query.messages}
             self.bridge.seen_to |= being_sent & failed.union(again)
         for _ in range(len(self._waiting)):
             self._wake_one()  # to look whether they still may wait
@@ -307,7 +307,8 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
             if queries.bridge.keeps:
                 queries.sending.add(query)
                 query.retries = retry
-                query.data = data  # last: who sees it sees the others
+                query.messages = [message_of(data)] if isinstance(data, (str, bytes)) else []
+                query.under_way = True
             self.send(data)
             if timeout is not None:
                 queries.expire_at(monotonic() + timeout, query)
@@ -351,11 +352,6 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         queries, base = self._nwebsocket.sifter, super().stats
         counts = {field.name: getattr(base, field.name) for field in fields(base)}
         return QueryStats(**counts, in_flight=len(queries.open), **queries.counts)
-
-
-def _messages_of(query: Query) -> set[Message]:
-    """The message with which it was asked, if it can be told from others."""
-    return {message_of(query.data)} if isinstance(query.data, (str, bytes)) else set()
 
 
 sifters.append((QueryMixin, _Queries))
