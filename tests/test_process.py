@@ -363,15 +363,29 @@ def converse():
 """
 
 
+def run_forking(tmp_path: Path, url: str, script: str, *arguments: str) -> Ran:
+    """Run a script with processes besides its own, which have a server for themselves; it must end well."""
+    with echo_server() as own:
+        ran = run(
+            tmp_path,
+            CHILD + CONVERSE + textwrap.dedent(script),
+            url,
+            own.url,
+            *arguments,
+            options=("-W", "ignore::DeprecationWarning"),
+        )
+    check_quiet(ran, within=1)
+    return ran
+
+
 @needs_fork
 @pytest.mark.parametrize("leave", ["os._exit(0)", "sys.exit(0)"], ids=["at once", "with atexit"])
 def test_a_forked_child_leaves_the_parents_connection_alone(tmp_path: Path, leave: str) -> None:
-    with RawServer(conversing) as server, echo_server() as own:
-        ran = run(
+    with RawServer(conversing) as server:
+        run_forking(
             tmp_path,
-            CHILD
-            + CONVERSE
-            + textwrap.dedent(f"""
+            server.url,
+            f"""
             ws = connect(sys.argv[1], compression=None)
             converse()
             pid = os.fork()
@@ -383,22 +397,18 @@ def test_a_forked_child_leaves_the_parents_connection_alone(tmp_path: Path, leav
             ws.close(1000)
             assert ws.wait_closed(10).wasClean
             print("READY", flush=True)
-            """),
-            server.url,
-            own.url,
-            options=("-W", "ignore::DeprecationWarning"),
+            """,
         )
-    check_quiet(ran, within=1)
 
 
 @needs_fork
 def test_a_child_forked_under_load(tmp_path: Path) -> None:
     """The locks may be held by other threads at the moment of the fork."""
-    with echo_server() as server, echo_server() as own:
-        ran = run(
+    with echo_server() as server:
+        run_forking(
             tmp_path,
-            CHILD
-            + textwrap.dedent("""
+            server.url,
+            """
             ws = connect(sys.argv[1], compression=None, max_queue=10_000)
             received = []
             complete = threading.Event()
@@ -427,22 +437,18 @@ def test_a_child_forked_under_load(tmp_path: Path) -> None:
             ws.close()
             assert ws.wait_closed(10).wasClean
             print("READY", flush=True)
-            """),
-            server.url,
-            own.url,
-            options=("-W", "ignore::DeprecationWarning"),
+            """,
         )
-    check_quiet(ran, within=1)
 
 
 @needs_fork
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_multiprocessing(tmp_path: Path, method: str) -> None:
-    with RawServer(conversing) as server, echo_server() as own:
-        ran = run(
+    with RawServer(conversing) as server:
+        run_forking(
             tmp_path,
-            CONVERSE
-            + textwrap.dedent("""
+            server.url,
+            """
             import multiprocessing
 
             def work(url, answers):
@@ -464,22 +470,18 @@ def test_multiprocessing(tmp_path: Path, method: str) -> None:
                 ws.close(1000)
                 assert ws.wait_closed(10).wasClean
                 print("READY", flush=True)
-            """),
-            server.url,
-            own.url,
+            """,
             method,
-            options=("-W", "ignore::DeprecationWarning"),
         )
-    check_quiet(ran, within=1)
 
 
 @needs_fork
 def test_a_child_forked_while_a_callback_runs(tmp_path: Path) -> None:
-    with echo_server() as server, echo_server() as own:
-        ran = run(
+    with echo_server() as server:
+        run_forking(
             tmp_path,
-            CHILD
-            + textwrap.dedent("""
+            server.url,
+            """
             entered, forked = threading.Event(), threading.Event()
             def onmessage(message):
                 entered.set()
@@ -501,19 +503,16 @@ def test_a_child_forked_while_a_callback_runs(tmp_path: Path) -> None:
             ws.close()
             assert ws.wait_closed(10).wasClean
             print("READY", flush=True)
-            """),
-            server.url,
-            own.url,
-            options=("-W", "ignore::DeprecationWarning"),
+            """,
         )
-    check_quiet(ran, within=1)
 
 
 @needs_fork
 def test_a_callback_thread_may_fork(tmp_path: Path) -> None:
     with echo_server() as server:
-        ran = run(
+        ran = run_forking(
             tmp_path,
+            server.url,
             """
             done = threading.Event()
             def onopen():
@@ -527,10 +526,7 @@ def test_a_callback_thread_may_fork(tmp_path: Path) -> None:
             assert done.wait(10)
             print("READY", flush=True)
             """,
-            server.url,
-            options=("-W", "ignore::DeprecationWarning"),
         )
-    check_quiet(ran, within=1)
     assert ran.out == "0\n"
 
 
