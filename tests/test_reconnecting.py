@@ -99,6 +99,14 @@ def accept_and(script: Callable[[Peer], object]) -> Callable[[Peer], None]:
 reset_at_once = accept_and(Peer.reset)
 
 
+def reset_after(event: threading.Event) -> Callable[[Peer], None]:
+    def script(peer: Peer) -> None:
+        assert event.wait(LIMIT)
+        peer.reset()
+
+    return script
+
+
 def reflect(peer: Peer, seen: list[str]) -> None:
     """Send every text back, and note it, until a Close frame, and answer that."""
     while (frame := peer.read_frame()).opcode != 8:
@@ -812,11 +820,7 @@ def test_a_query_that_a_loss_overtakes_goes_out_once(during: str, until: str, re
             pause("send")
             super().send(data, **options)
 
-    def first(peer: Peer) -> None:
-        assert lose.wait(LIMIT)
-        peer.reset()
-
-    with RawServer(Visits(accept_and(first), accept_and(lambda peer: reflect(peer, asked)))) as server:
+    with RawServer(Visits(accept_and(reset_after(lose)), accept_and(lambda peer: reflect(peer, asked)))) as server:
         feed = Overtaken(server.url, compression=None).wait_open(LIMIT)
         query = feed.query({"x": 1}, retry=retry)
         fails = during == "send" and not retry  # it was under way
@@ -854,17 +858,13 @@ def test_a_query_that_waits_for_room_goes_out_once() -> None:
     asked: list[str] = []
     full = threading.Event()
 
-    def first(peer: Peer) -> None:
-        assert full.wait(LIMIT)
-        peer.reset()
-
     class Roomless(Feed):
         def send(self, data: Any, **options: Any) -> None:
             if self.bufferedAmount >= 65_536:
                 full.set()  # super().send() will wait
             super().send(data, **options)
 
-    with RawServer(Visits(accept_and(first), accept_and(lambda peer: reflect(peer, asked)))) as server:
+    with RawServer(Visits(accept_and(reset_after(full)), accept_and(lambda peer: reflect(peer, asked)))) as server:
         feed = Roomless(server.url, compression=None, write_limit=65_536).wait_open(LIMIT)
         pad = "x" * 100_000
         queries = []
@@ -943,14 +943,10 @@ def test_a_query_that_has_failed_does_not_go_out() -> None:
     got: list[str] = []
     full = threading.Event()
 
-    def first(peer: Peer) -> None:
-        assert full.wait(LIMIT)
-        peer.reset()
-
     def last(peer: Peer) -> None:
         got.extend(until_close(peer))
 
-    with RawServer(Visits(accept_and(first), accept_and(last))) as server:
+    with RawServer(Visits(accept_and(reset_after(full)), accept_and(last))) as server:
         feed = Feed(server.url, compression=None).wait_open(LIMIT)
         queries = [feed.query({"x": number, "pad": "x" * 500_000}) for number in range(20)]  # more than buffers take
         feed.send("a message")
