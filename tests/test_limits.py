@@ -69,20 +69,6 @@ def opened(script: Callable[[Peer], object], **options: Any) -> Iterator[WebSock
             ws.wait_closed(LIMIT)
 
 
-def in_thread(function: Callable[[], object]) -> queue.SimpleQueue[Any]:
-    """Run `function` in a thread; what it returns or raises comes out of the queue."""
-    result: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            result.put(function())
-        except Exception as error:
-            result.put(error)
-
-    threading.Thread(target=run).start()
-    return result
-
-
 # --- max_size
 
 
