@@ -379,9 +379,11 @@ def test_a_silent_server_is_given_up_even_if_it_takes_no_bytes() -> None:
         peer.accept()
         peer.stall()
 
-    with opened(script, ping_interval=0.2, ping_timeout=0.2) as ws, pytest.raises(KeepaliveTimeout):
-        ws.send(bytes(2**24))  # more than the buffers of the operating system hold
-        ws.recv(LIMIT)
+    with opened(script, ping_interval=0.2, ping_timeout=0.2) as ws:
+        with contextlib.suppress(KeepaliveTimeout):  # before it is masked, if the processors are busy
+            ws.send(bytes(2**24))  # more than the buffers of the operating system hold
+        with pytest.raises(KeepaliveTimeout):
+            ws.recv(LIMIT)
 
 
 # --- close_timeout
