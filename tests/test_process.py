@@ -62,10 +62,6 @@ def run(tmp_path: Path, script: str, *arguments: str, options: tuple[str, ...] =
     return Ran(process.returncode, "".join(lines), err, exit_time)
 
 
-IN_VAIN = 5.0
-"""Seconds that an exit may take that has waited in vain: for 2 (EXIT_TIMEOUT), and not for the 10 of close_timeout."""
-
-
 def check_quiet(ran: Ran, *, within: float) -> None:
     """The script has ended well, in time, and without a word of complaint."""
     assert ran.err == ""
@@ -164,7 +160,7 @@ def test_exit_waits_for_a_slow_reader(tmp_path: Path) -> None:
             """,
             server.url,
         )
-    check_quiet(ran, within=IN_VAIN)
+    check_quiet(ran, within=2.5)
     assert sizes == [10**6] * 15
 
 
@@ -185,7 +181,7 @@ def test_exit_with_many_connections_whose_servers_never_answer(tmp_path: Path, c
             callbacks,
         )
         closes = [recorder.frames.get(timeout=LIMIT)[-1] for _ in range(50)]
-    check_quiet(ran, within=IN_VAIN)
+    check_quiet(ran, within=2.5)
     assert closes == [(CLOSE, (1001).to_bytes(2, "big"))] * 50
 
 
@@ -203,7 +199,7 @@ def test_exit_while_connecting(tmp_path: Path) -> None:
             """,
             f"ws://{host}:{port}/",
         )
-    check_quiet(ran, within=IN_VAIN)
+    check_quiet(ran, within=2.5)
 
 
 def test_exit_during_the_handshake(tmp_path: Path) -> None:
@@ -213,7 +209,7 @@ def test_exit_during_the_handshake(tmp_path: Path) -> None:
 
     with RawServer(script) as server:
         ran = run(tmp_path, "ws = WebSocket(sys.argv[1], open_timeout=None)\n" + READY, server.url)
-    check_quiet(ran, within=IN_VAIN)
+    check_quiet(ran, within=2.5)
 
 
 @pytest.mark.parametrize("body", ["while True: pass", "time.sleep(1000)", "lock.acquire()"])
@@ -235,7 +231,7 @@ def test_exit_while_a_callback_is_busy_for_ever(tmp_path: Path, body: str) -> No
             """,
             server.url,
         )
-    check_quiet(ran, within=IN_VAIN)
+    check_quiet(ran, within=3)
 
 
 @pytest.mark.parametrize("callbacks", ["thread", "loop"])
@@ -258,7 +254,7 @@ def test_onclose_runs_for_a_connection_that_closes_at_exit(
             server.url,
             callbacks,
         )
-    check_quiet(ran, within=IN_VAIN)
+    check_quiet(ran, within=2.5)
     assert ran.out == "closed 1001 True\n"
 
 
@@ -316,7 +312,7 @@ def test_a_socket_made_by_an_atexit_function_does_not_hang(tmp_path: Path) -> No
             server.url,
         )
     assert ran.code == 0
-    assert ran.exit_time < IN_VAIN
+    assert ran.exit_time < 2.5
 
 
 # --- fork

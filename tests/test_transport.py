@@ -532,6 +532,7 @@ def test_a_cancelled_race_leaves_nothing(silent: int, silent_address: Any, monke
         assert open_descriptors() == opened
         task = await spawn(connect_any, [silent_address] * silent)
         await until_begun(silent, opened)
+        assert len(open_descriptors() - opened) == silent
         await task.cancel()
         assert open_descriptors() == opened
 
