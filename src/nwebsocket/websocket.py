@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from . import _loop
 from ._bridge import ReadyState
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
     Data = str | Buffer
 
-W = TypeVar("W", bound="WebSocket")
 
 @dataclass(frozen=True, slots=True)
 class Stats:
