@@ -15,6 +15,7 @@ import alarms
 import pytest
 from alarms import Barrage, Interruption, alarm
 from peers import CLOSE, LIMIT, PING, Authority, Frame, Peer, RawServer, close_frame, pong, text
+from until import until
 
 from nwebsocket import ConnectionClosed, WebSocket, _loop
 from nwebsocket._fast_lane import ENABLED
@@ -489,12 +490,9 @@ class Flood:
 def stopped() -> Iterator[WebSocket]:
     """A connection that is not read, because its inbox is full; the last of 30,000 messages is "999"."""
     with RawServer(Flood()) as server, WebSocket(server.url, max_queue=1) as ws:
-        bridge, deadline = ws._nwebsocket.bridge, time.monotonic() + LIMIT
         for _ in range(30):
             ws.send("")
-        while not bridge.reading_stopped:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        until(lambda: ws._nwebsocket.bridge.reading_stopped)
         yield ws
 
 

@@ -29,6 +29,7 @@ from peers import (
     frame,
     text,
 )
+from until import until
 
 from nwebsocket import ConnectionClosed, ConnectionLost, WaitTimeout, WebSocket, _intake, connect
 from nwebsocket._fast_lane import ENABLED
@@ -167,10 +168,7 @@ def in_a_thread(function: Callable[[], Any], results: list[Any]) -> Iterator[Non
 
 def waits_for_the_socket(reader: Reader) -> None:
     """Return when a thread waits in recv() for the socket."""
-    deadline = time.monotonic() + LIMIT
-    while reader._pollers:
-        assert time.monotonic() < deadline
-        time.sleep(0)
+    until(lambda: not reader._pollers)
 
 
 @pytest.mark.usefixtures("long_lease")
@@ -197,10 +195,8 @@ def test_the_loop_reads_again_when_recv_does_not_come_back(ws: WebSocket, sayer:
 
 
 def test_the_loop_waits_again_for_a_socket_that_is_silent(ws: WebSocket) -> None:
-    reader, deadline = lend(ws), time.monotonic() + IDLE + LIMIT
-    while reader.lent:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    reader = lend(ws)
+    until(lambda: not reader.lent, patience=IDLE + LIMIT)
 
 
 def test_a_socket_that_is_seldom_read_is_not_lent(ws: WebSocket, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,10 +373,7 @@ def test_who_stops_receiving_is_not_sent_more_than_the_inbox_takes(server: RawSe
         lend(ws)
         ws.send("flood 200000")
         assert ws.recv(LIMIT) == "0"
-        bridge, deadline = ws._nwebsocket.bridge, time.monotonic() + LIMIT
-        while not bridge.reading_stopped:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        until(lambda: ws._nwebsocket.bridge.reading_stopped)
         assert ws.stats.inbox < 100_000
         assert [ws.recv(LIMIT) for _ in range(1, 200_000)] == [str(number) for number in range(1, 200_000)]
 

@@ -51,6 +51,7 @@ import programs
 import pytest
 from conftest import Log
 from peers import CLOSE, CONTINUATION, LIMIT, PING, TEXT, Authority, Peer, RawServer, close_frame, frame, pong, text
+from until import until
 
 import nwebsocket
 
@@ -346,10 +347,7 @@ def settle(ws: nwebsocket.WebSocket) -> None:
     ws.wait_open(LIMIT)
     with contextlib.suppress(ConnectionError):
         ws.ping(LIMIT)
-    callbacks, deadline = ws._nwebsocket.callbacks, time.monotonic() + LIMIT
-    while not callbacks.settled():
-        assert time.monotonic() < deadline, f"a handler of {ws!r} does not return"
-        time.sleep(0.001)
+    until(ws._nwebsocket.callbacks.settled, f"a handler of {ws!r} does not return")
 
 
 def run_program(block: Block, surroundings: Surroundings, *command: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from peers import LIMIT, TEXT, Authority, Connection, Peer, RawServer, close_frame, echo_server, refusing_address, text
+from until import until
 
 from nwebsocket import (
     Cancelled,
@@ -206,8 +207,7 @@ def test_a_loss_while_the_open_handler_runs_loses_nothing() -> None:
             if self.times == 1:
                 begun.set()
                 assert lost.wait(LIMIT)
-                while self.readyState == WebSocket.OPEN:
-                    time.sleep(0.001)
+                until(lambda: self.readyState != WebSocket.OPEN)
                 self.send("from the first onopen")
             self.events.put("opened")
 
@@ -381,9 +381,7 @@ def test_what_the_system_had_not_taken_is_sent_again_once_and_in_order(
         total = fill(ws, size)
         stuck.set()
         first = got.get(timeout=LIMIT)
-        while ws.bufferedAmount:
-            ws.wait_open(LIMIT)
-            time.sleep(0.01)
+        until(lambda: not ws.bufferedAmount)
         ws.close()
         ws.wait_closed(LIMIT)
         second = got.get(timeout=LIMIT)

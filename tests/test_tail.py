@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from alarms import Barrage, alarm, no_collection
 from peers import CLOSE, LIMIT, PING, Peer, RawServer, close_frame, pong, text
+from until import until
 
 from nwebsocket import WaitTimeout, WebSocket, _bridge, _tail, connect
 from nwebsocket._fast_lane import ENABLED
@@ -227,10 +228,7 @@ def test_the_loop_has_the_socket_back_before_it_knows_of_the_tail(
 
     def too_late(reader: Reader) -> None:
         ws._nwebsocket.bridge.post(reader.want_back)
-        deadline = time.monotonic() + LIMIT
-        while reader.lent or reader._sweep._runs:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        until(lambda: not reader.lent and not reader._sweep._runs)
         watch_tail(reader)
 
     earn_trust(ws)

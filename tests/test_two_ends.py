@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
@@ -31,6 +30,7 @@ from hypothesis.stateful import (
 )
 from measure import FULL
 from peers import LIMIT
+from until import until
 from wsproto import ConnectionType, WSConnection, events
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason
@@ -129,14 +129,6 @@ def message_event(data: Message, last: bool = True) -> events.Event:
 
 def size_of(message: Message) -> int:
     return len(message.encode() if isinstance(message, str) else message)
-
-
-def until(done: Callable[[], bool]) -> None:
-    """Wait for what the library shows, but tells nobody about."""
-    deadline = time.monotonic() + LIMIT
-    while not done():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.0005)
 
 
 sizes = st.sampled_from([1, 125, 126, 4096, 65_535, 65_536, 300_000])
