@@ -8,6 +8,7 @@ import itertools
 import signal
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from alarms import Barrage, Interruption, alarm
 from peers import CLOSE, LIMIT, PING, Authority, Frame, Peer, RawServer, close_frame, pong, text
 from until import until
 
-from nwebsocket import ConnectionClosed, WebSocket, _loop
+from nwebsocket import ConnectionClosed, WebSocket, _bridge, _loop
 from nwebsocket._fast_lane import ENABLED
 from nwebsocket._transport import Transport
 
@@ -363,7 +364,17 @@ def test_a_signal_handler_may_send_while_the_main_thread_sends(ws: WebSocket, co
     assert collector.starting("s") == list(range(sent))
 
 
-@pytest.mark.parametrize("inside", ["this socket", "another socket", "the loop's queue"])
+def within_the_library(lock: Any, function: Callable[[], None]) -> None:
+    """Call `function` with the lock held, as if the main thread were inside a call of the library."""
+
+    def call(lock: Any, function: Callable[[], None]) -> None:
+        with lock:
+            function()
+
+    types.FunctionType(call.__code__, vars(_bridge))(lock, function)
+
+
+@pytest.mark.parametrize("inside", ["this socket", "another socket", "the wire"])
 def test_a_signal_handler_that_would_wait_for_what_it_interrupted(echo: str, inside: str) -> None:
     """The loop thread needs the interrupted call's lock to go on: send() goes on without room, the others raise."""
     outcomes: list[Any] = []
@@ -381,12 +392,11 @@ def test_a_signal_handler_that_would_wait_for_what_it_interrupted(echo: str, ins
         locks = {
             "this socket": ws._nwebsocket.bridge.lock,
             "another socket": other._nwebsocket.bridge.lock,
-            "the loop's queue": _loop.current()._lock,
+            "the wire": ws._nwebsocket.bridge.writer.wire,
         }
         previous = signal.signal(signal.SIGUSR1, handler)
         try:
-            with locks[inside]:  # as if the signal came while the main thread was inside a call
-                signal.raise_signal(signal.SIGUSR1)
+            within_the_library(locks[inside], lambda: signal.raise_signal(signal.SIGUSR1))
         finally:
             signal.signal(signal.SIGUSR1, previous)
         assert len(outcomes) == 3

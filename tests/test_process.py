@@ -402,6 +402,107 @@ def test_a_forked_child_leaves_the_parents_connection_alone(tmp_path: Path, leav
 
 
 @needs_fork
+def test_send_in_a_child_forked_while_other_threads_send_raises(tmp_path: Path) -> None:
+    """They may hold the wire at the moment of the fork, and are not there to let go of it."""
+    with echo_server() as server:
+        run_forking(
+            tmp_path,
+            server.url,
+            """
+            import signal
+            ws = connect(sys.argv[1], compression=None)
+            ws.onmessage = lambda message: None
+            over = threading.Event()
+            def flood():
+                while not over.is_set():
+                    ws.send(b"x" * 200_000)
+            threads = [threading.Thread(target=flood) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            for _ in range(30):
+                pid = os.fork()
+                if pid == 0:
+                    signal.alarm(5)
+                    try:
+                        ws.send("x")
+                    except ConnectionClosed:
+                        os._exit(0)
+                    os._exit(6)
+                check_child(pid)
+            over.set()
+            for thread in threads:
+                thread.join()
+            ws.close()
+            ws.wait_closed(20)
+            print("READY", flush=True)
+            """,
+        )
+
+
+@needs_fork
+def test_done_callbacks_do_not_run_inside_fork_and_the_childs_queries_fail(tmp_path: Path) -> None:
+    with RawServer(conversing) as server:
+        run_forking(
+            tmp_path,
+            server.url,
+            """
+            class Client(QueryMixin, WebSocket):
+                def tag_request(self, request, tag):
+                    return "parent"
+            ws = Client(sys.argv[1], compression=None).wait_open(10)
+            called = []
+            query = ws.query({})
+            query.add_done_callback(called.append)
+            pid = os.fork()
+            if pid == 0:
+                if called:
+                    os._exit(3)
+                if not isinstance(query.exception(5), ConnectionClosed):
+                    os._exit(4)
+                os._exit(0)
+            check_child(pid)
+            assert called == [] and not query.done()
+            query.cancel()
+            assert ws.recv(10) == "server"
+            converse()
+            ws.close(1000)
+            assert ws.wait_closed(10).wasClean
+            print("READY", flush=True)
+            """,
+        )
+
+
+@needs_fork
+@pytest.mark.parametrize("leave", ["pass", "sys.exit(0)", "os._exit(0)"])
+def test_a_child_forked_in_a_handler_on_the_loop_ends(tmp_path: Path, leave: str) -> None:
+    with RawServer(conversing) as server:
+        run_forking(
+            tmp_path,
+            server.url,
+            f"""
+            children, heard = [], threading.Event()
+            def onmessage(message):
+                pid = os.fork()
+                if pid == 0:
+                    {leave}
+                else:
+                    children.append(pid)
+                    heard.set()
+            ws = WebSocket(sys.argv[1], compression=None, callbacks="loop").wait_open(10)
+            ws.onmessage = onmessage
+            ws.send("parent")
+            assert heard.wait(10)
+            check_child(children[0])
+            ws.onmessage = None
+            converse()
+            ws.close(1000)
+            assert ws.wait_closed(10).wasClean
+            print("READY", flush=True)
+            """,
+        )
+
+
+@needs_fork
 def test_a_child_forked_under_load(tmp_path: Path) -> None:
     """The locks may be held by other threads at the moment of the fork."""
     with echo_server() as server:

@@ -9,7 +9,8 @@
 Rules that keep this file right:
 
 1. `lock` guards every attribute unless its comment names the one thread that writes it. It is held for a few lines,
-   never while waiting or running code of the user's. Who needs the transport's `wire`, too, takes that first.
+   never while waiting or running code of the user's; `_locks.py` has the rules. Who consumes messages, recv() or the
+   handlers, is `consumer`, and nobody else takes any: so none is lost or overtaken when handlers come and go.
 2. The main thread may be interrupted between any two lines, by a KeyboardInterrupt or by a signal handler that calls
    these very methods. So the lock is re-entrant, each hand-over is one atomic step (an append, a popleft, an
    assignment), and what follows from a hand-over (the wake-up) is repeated when in doubt.
@@ -19,6 +20,7 @@ Rules that keep this file right:
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -28,7 +30,8 @@ from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from . import _loop, _waiting
+from . import _locks, _loop, _waiting
+from ._locks import owned
 from ._log import Trace
 from ._options import INBOX_BYTES, Options
 from ._payload import Message
@@ -100,7 +103,7 @@ class Sifter(Protocol):
 
     def sift(self, messages: list[str | bytes]) -> list[str | bytes]: ...
     def lost(self, error: Callable[[], ConnectionClosed]) -> tuple[list[Message], set[Message]]: ...
-    def ended(self, error: Callable[[], ConnectionClosed]) -> None: ...
+    def ended(self, error: Callable[[], ConnectionClosed]) -> list[Callable[[], None]]: ...
     def after_fork_in_child(self) -> None: ...
 
 
@@ -123,6 +126,10 @@ class IntakeSide(Protocol):
     async def read_again(self) -> None: ...
 
 
+overfull: set[Bridge] = set()
+"""Those to which handlers on the loop thread have sent more than their `write_limit` since somebody looked."""
+
+
 class Bridge:
     """The shared part of one connection."""
 
@@ -133,7 +140,7 @@ class Bridge:
     """What send() must not accept any more: a loss came in between, and has seen to it. Only if it `keeps`."""
 
     def __init__(self, options: Options, trace: Trace) -> None:
-        self.lock = threading.RLock()
+        self.lock = _locks.recursive("lock")
         self.trace = trace
         self.state = ReadyState.CONNECTING
         self.ending: Ending | None = None
@@ -179,6 +186,8 @@ class Bridge:
         self._written_bytes = self._written_messages = 0
         self.written_at = 0.0  # when send() wrote last itself; monotonic clock
         self._write_limit = options.write_limit
+        # What is to be called when there is room; see hold_up().
+        self._held_up: list[Callable[[], object]] = []
         # Those who wait in send() until they are below the limit again.
         self._senders: list[threading.Lock] = []
 
@@ -187,6 +196,9 @@ class Bridge:
         # Bytes of memory that have come since the inbox was empty, or was last measured; loop thread.
         self._inbox_bytes = 0
         self._max_queue = options.max_queue
+        self._next_measure = 0  # so few messages are to be in the full inbox before it is measured again
+        # The thread whose message handlers are running; None: recv() may take messages.
+        self.consumer: int | None = None
         # The intake has stopped reading and wants resume_reading() when there is room.
         self.reading_stopped = False
         self.messages_received = 0  # whoever reads
@@ -200,10 +212,16 @@ class Bridge:
     def start(self, run: Command) -> None:
         """Have `run` connect, and all that follows, on the loop thread; `session` is set."""
         self._loop.spawn(run)
+        if not self._loop.alive:  # it has ended in this moment: its hook may not have known of this connection yet
+            self.loop_ended(self._loop)
 
-    def post(self, command: Command) -> None:
-        """Have the loop thread await `command`."""
-        self._loop.post(command)
+    def post(self, command: Command) -> bool:
+        """Have the loop thread await `command`; False if it has ended. It needs no lock: with any held."""
+        return self._loop.post(command)
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Have the loop thread call `function` after so many seconds, if it still runs then."""
+        self._loop.call_later(seconds, function)
 
     # ---- user threads: towards the server
 
@@ -260,7 +278,7 @@ class Bridge:
         """
         if writer is None or not writer.any_thread or writer.stuck or self.taken:
             return False
-        if monotonic() - self.written_at < _PAUSE or _waiting.owned(self.lock):  # then in a signal handler: rule 1
+        if monotonic() - self.written_at < _PAUSE or owned(self.lock):  # then in a signal handler: rule 1
             return False
         done = writer.write_through(message)
         self.written_at = monotonic()
@@ -270,8 +288,10 @@ class Bridge:
         with self.lock:
             if self.state is not _OPEN:
                 self.require_open("send()")
-            if wanting_room and self.over_write_limit() and get_ident() != self.loop_ident:
-                return False
+            if wanting_room and self.over_write_limit():
+                if get_ident() != self.loop_ident:
+                    return False
+                overfull.add(self)  # the loop cannot wait: the connection whose handler this is is not read
             self.outgoing.append(message)
             self.accepted_bytes += message[2]
             self.accepted_messages += 1
@@ -323,7 +343,7 @@ class Bridge:
             self._write(writer)
 
     def _write(self, writer: WritingSide) -> None:
-        if _waiting.owned(self.lock):  # this is a signal handler: to wait for the wire now would break rule 1
+        if owned(self.lock):  # this is a signal handler: to wait for the wire now would break rule 1
             self.post_flush()
             return
         try:
@@ -370,7 +390,7 @@ class Bridge:
 
     def _close_through(self, code: int | None, reason: str) -> bool:
         """Write the Close frame here and now; False if the loop must see to it."""
-        if not self.loop_looks or _waiting.owned(self.lock):  # then in a signal handler: rule 1
+        if not self.loop_looks or owned(self.lock):  # then in a signal handler: rule 1
             return False
         writer = self.writer
         return writer is not None and writer.close_through(code, reason)
@@ -431,24 +451,22 @@ class Bridge:
             reader = self.reader
             if reader is not None and reader.lent and not self.inbox:
                 reader.read(deadline)
+            if taken():  # not under the lock: a handler may be a property of the user's
+                raise self._taken_error()
             with self.lock:
-                if taken():
-                    raise self._taken_error()
-                try:
-                    if self.inbox:
-                        return self.take_message()
-                except IndexError:  # a signal handler of the main thread's was faster
-                    continue
-                if self.ending is not None:
-                    raise self.closed_error()
+                if self.consumer in (None, get_ident()):
+                    message = self.take_message()
+                    if message is not None:
+                        return message
+                    if self.ending is not None:
+                        raise self.closed_error()
                 if not woken:
                     return None
                 self.check_wait()
                 waiter = _waiting.enlist(self._receivers)
-                if self.inbox:  # see wake_receivers()
+                if self.inbox and self.consumer is None:  # see wake_receivers()
                     self._receivers.remove(waiter)
                     continue
-                self._want_socket_back()
                 if self.reading_stopped:  # who has emptied the inbox was interrupted before it could look
                     self._resume_reading_if_room()
             woken = self._sleep(waiter, deadline, self._receivers)
@@ -462,12 +480,28 @@ class Bridge:
         if self.reader is not None and self.reader.lent:
             self.post(self.intake.read_again)
 
-    def take_message(self) -> str | bytes:
-        """The next message, which must be there. By recv() with the lock held, or by the callbacks: never by both."""
-        message = self.inbox.popleft()
+    def take_message(self) -> str | bytes | None:
+        """The next message; None if there is none, or a signal handler was faster. By the one who consumes: by recv()
+        with the lock held and no other `consumer`, or by the `consumer`.
+        """
+        try:
+            message = self.inbox.popleft()
+        except IndexError:
+            return None
         if self.reading_stopped:
             self._resume_reading_if_room()
         return message
+
+    def begin_consuming(self) -> None:
+        """From now on the messages are the calling thread's, for its handlers."""
+        with self.lock:
+            self.consumer = get_ident()
+
+    def end_consuming(self) -> None:
+        """Nobody's handler is running for a message any more: recv() may take the next one."""
+        with self.lock:
+            self.consumer = None
+            _waiting.release(self._receivers)
 
     def _resume_reading_if_room(self) -> None:
         if not self._has_room():
@@ -485,7 +519,7 @@ class Bridge:
         return len(self.inbox)
 
     def wait(self, ready: Callable[[], object], timeout: float | None) -> bool:
-        """Wait until `ready()`, called with the lock held, is true; False after `timeout` seconds."""
+        """Wait until `ready()` is true, which is followed by wake(); False after `timeout` seconds."""
         deadline = None if timeout is None else monotonic() + timeout
         return self._wait_until(ready, deadline, self._waiters)
 
@@ -493,19 +527,14 @@ class Bridge:
         if self.outgoing:
             self.write_now()
         woken = True
-        while True:
+        while not ready():
+            if not woken:
+                return False
             with self.lock:
-                if ready():
-                    return True
-                if not woken:
-                    return False
                 self.check_wait()
                 waiter = _waiting.enlist(waiters)
-                if ready():  # what is not changed under the lock may have been changed before we were enlisted
-                    waiters.remove(waiter)
-                    return True
-                self._want_socket_back()
-            woken = self._sleep(waiter, deadline, waiters)
+            woken = self._sleep_unless(ready, waiter, deadline, waiters)
+        return True
 
     def check_wait(self) -> None:
         """Raise RuntimeError if the calling thread is about to wait for what cannot come before it goes on."""
@@ -523,8 +552,21 @@ class Bridge:
 
     def _sleep(self, waiter: threading.Lock, deadline: float | None, waiters: list[threading.Lock]) -> bool:
         """Wait for somebody to release `waiter`; False at the deadline. It is not among `waiters` any more then."""
+        return self._sleep_unless(lambda: False, waiter, deadline, waiters)
+
+    def _sleep_unless(
+        self,
+        ready: Callable[[], object],
+        waiter: threading.Lock,
+        deadline: float | None,
+        waiters: list[threading.Lock],
+    ) -> bool:
+        """The same, unless `ready()`: it may have become so before `waiter` was enlisted."""
         woken = False
         try:
+            if ready():
+                return True
+            self._want_socket_back()
             woken = _waiting.acquire(waiter, deadline)
         finally:
             if not woken:
@@ -575,6 +617,22 @@ class Bridge:
             with self.lock:
                 if self._has_room_to_send():
                     _waiting.release(self._senders)
+        if self._held_up and not self.over_write_limit():
+            self.room_for_others()
+
+    def hold_up(self, resume: Callable[[], object]) -> bool:
+        """Whether too much waits to be written; if so, `resume` is called, on any thread, when it does not any more."""
+        self._held_up.append(resume)
+        if self.state in (ReadyState.OPEN, ReadyState.CLOSING) and self.over_write_limit():
+            return True
+        self._held_up.remove(resume)
+        return False
+
+    def room_for_others(self) -> None:
+        """Have those go on that hold_up() has held up."""
+        with contextlib.suppress(IndexError):
+            while self._held_up:
+                self._held_up.pop()()
 
     # ---- what only `_outbox.py` does something about: with the wire held, and from callbacks
 
@@ -643,6 +701,7 @@ class Bridge:
         if self._has_space():
             return False
         with self.lock:
+            self._next_measure = len(self.inbox)
             self.reading_stopped = True  # before looking again: the callbacks consume without the lock, and look after
             if self._has_space():
                 self.reading_stopped = False
@@ -655,15 +714,20 @@ class Bridge:
                 self.state = ReadyState.CLOSING
                 self._wake()
 
-    def ended(self, ending: Ending) -> None:
-        """The connection is over; the only place that sets CLOSED."""
+    def ended(self, ending: Ending, happened: Callable[[], None] = lambda: None) -> None:
+        """The connection is over; the only place that sets CLOSED. `happened` is called with the lock held, and what
+        its end means to others is told without.
+        """
         with self.lock:
+            happened()
             self.ending = ending
             self.ended_at = monotonic()
             self.state = ReadyState.CLOSED
+            tell = [] if self.sifter is None else self.sifter.ended(self.closed_error)
             self._wake()
-        if self.sifter is not None:
-            self.sifter.ended(self.closed_error)
+        for function in tell:
+            function()
+        self.room_for_others()
 
     def _has_space(self) -> bool:
         """Whether one more read is welcome.
@@ -686,14 +750,20 @@ class Bridge:
 
     def _has_room(self) -> bool:
         """Whether enough has been consumed to start reading again: half of the bounds."""
-        return len(self.inbox) <= self._max_queue // 2 and self._measure_inbox() <= INBOX_BYTES // 2
+        length = len(self.inbox)
+        if length > min(self._max_queue // 2, self._next_measure):
+            return False
+        if self._measure_inbox() <= INBOX_BYTES // 2:
+            return True
+        self._next_measure = length * 3 // 4  # it takes a look at each of them: not at every step
+        return False
 
     # ---- any thread
 
     def is_entered(self) -> bool:
         """Whether the caller, a signal handler, has interrupted its own thread while that held a lock of this."""
         writer = self.writer
-        return _waiting.owned(self.lock) or (writer is not None and _waiting.owned(writer.wire))
+        return owned(self.lock) or (writer is not None and owned(writer.wire))
 
     def loop_ended(self, loop: LoopThread) -> None:
         """The loop thread is gone; a session that has not ended by itself never will."""
@@ -703,9 +773,10 @@ class Bridge:
 
     def after_fork_in_child(self) -> None:
         """The parent's connection is not the child's: here it is CLOSED, and the lock may have been held by nobody."""
-        self.lock = threading.RLock()
+        self.lock = _locks.recursive("lock")
         self._receivers, self._waiters, self._senders = [], [], []
-        self.reader = None
+        self.reader = self.writer = None  # the wire, too, may have been held
+        self.consumer = None
         self.inbox.clear()
         self.outgoing, self.taken = [], []
         if self.ending is None:

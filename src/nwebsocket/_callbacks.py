@@ -4,7 +4,12 @@ The events of a connection have a fixed order: open, the messages, error, close.
 first of those that have a handler; one that has none waits for the first handler of its type. Messages without a
 handler wait for recv() and hold nobody up.
 
-The loop thread and the setters of handlers call `notify()`; the callback thread asks `_next()` until it says None.
+The loop thread and the setters of handlers call `notify()`; the callback thread asks `_next_type()` until it says None.
+
+1. Code of the user's (handlers, which may be properties, and the `__eq__` of listeners) runs with no lock held. So what
+   is found out by asking it is acted upon under the lock only if nothing has changed meanwhile: `_changes`, `_notices`.
+2. What it raises is logged, and ends neither the thread nor the dispatching.
+3. Who is the first to hear an event is settled before the event is taken: then at least one hears it.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from typing import Any
 from . import _loop
 from ._bridge import Bridge, ReadyState
 from ._log import log
+from ._logger import contains
 from .events import (
     EVENT_TYPES,
     HANDLER_NAMES,
@@ -78,6 +84,10 @@ class Callbacks:
         self._unheard: set[EventType] = set()
         self._end_dispatched = False
         self._shows_open = False
+        self._changes = 0  # of handlers; guarded by the bridge's lock, as the next two are
+        self._notices = 0  # calls of notify()
+        self._keepings = 0  # calls of _keep_owner(): the last one decides
+        self._broken: set[str] = set()  # handlers that could not be looked up, and of which the log has been told
         self._thread: threading.Thread | None = None
         self._thread_ident: int | None = None
         self._running = False
@@ -99,23 +109,33 @@ class Callbacks:
     def add(self, event_type: str, function: Callable[[Any], Any], once: bool) -> None:
         """addEventListener(); adding the same function twice does nothing (DOM section 2.7)."""
         listeners = self._listeners[event_type]
-        with self._bridge.lock:
-            if any(entry is not ATTRIBUTE and entry.function == function for entry in listeners):
+        while True:
+            changes = self._changes
+            if any(entry is not ATTRIBUTE and entry.function == function for entry in list(listeners)):
                 return
-            listeners.append(Listener(function, once))
+            with self._bridge.lock:
+                if changes == self._changes:
+                    listeners.append(Listener(function, once))
+                    break
         self._handlers_changed()
 
     def remove(self, event_type: str, function: Callable[[Any], Any]) -> None:
         """removeEventListener(); takes effect at once, also for the event being dispatched."""
-        with self._bridge.lock:
-            for entry in list(self._listeners[event_type]):
-                if entry is not ATTRIBUTE and entry.function == function:
-                    entry.removed = True
-                    self._listeners[event_type].remove(entry)
+        for entry in list(self._listeners[event_type]):
+            if entry is not ATTRIBUTE and entry.function == function:
+                self._remove_entry(event_type, entry)
         self._keep_owner()
+
+    def _remove_entry(self, event_type: str, entry: Listener) -> None:
+        with self._bridge.lock:
+            self._changes += 1
+            entry.removed = True
+            if entry in self._listeners[event_type]:
+                self._listeners[event_type].remove(entry)
 
     def _handlers_changed(self) -> None:
         with self._bridge.lock:
+            self._changes += 1
             self._pending |= self._unheard
             self._unheard.clear()
         self._keep_owner()
@@ -133,13 +153,25 @@ class Callbacks:
         """The same for messages, as fast as can be: it is asked for each one."""
         if self._listeners["message"]:
             return self.has_handler("message")
-        handler = getattr(self._owner(), "onmessage", None)
+        handler = self._looked_up(self._owner(), "onmessage")
         return handler is not None and getattr(handler, "__func__", None) is not self._default_onmessage
 
     def _attribute(self, event_type: str) -> Callable[..., Any] | None:
         name = f"on{event_type}"
-        handler = getattr(self._owner(), name, None)
+        handler = self._looked_up(self._owner(), name)
         return handler if _is_handler(handler, self._defaults[name]) else None
+
+    def _looked_up(self, owner: Any, name: str) -> Any:
+        """The attribute, which may be a property of the user's; None if that raises."""
+        try:
+            return getattr(owner, name, None)
+        except BaseException:
+            if not contains():
+                raise
+            if name not in self._broken:
+                self._broken.add(name)
+                log.exception("%s of %s cannot be looked up: it is taken for none", name, type(owner).__name__)
+            return None
 
     # ---- the constructor
 
@@ -155,7 +187,7 @@ class Callbacks:
     def _hold(self) -> None:
         if not self._held_notified:
             self._held_notified = True
-            _loop.current().call_later(INIT_PATIENCE, self._warn_if_held)
+            self._bridge.call_later(INIT_PATIENCE, self._warn_if_held)
 
     def _warn_if_held(self) -> None:
         if self._init_depth:
@@ -188,7 +220,7 @@ class Callbacks:
         self._running = True
         try:
             for index, data in enumerate(messages):
-                handler = getattr(owner, "onmessage", None)
+                handler = self._looked_up(owner, "onmessage")
                 if handler is None or getattr(handler, "__func__", None) is self._default_onmessage:
                     return messages[index:]
                 if listeners not in _NO_LISTENERS:
@@ -197,6 +229,8 @@ class Callbacks:
                     handler(data)
                 except BaseException as error:
                     self._log_exception("onmessage", error)
+                if _loop.orphaned:
+                    _loop.end_orphan()
         finally:
             self._running = False
         return []
@@ -217,16 +251,28 @@ class Callbacks:
 
     def _keep_owner(self) -> None:
         """A socket with handlers lives until it has heard everything; without, nobody but its user holds it."""
+        with self._bridge.lock:
+            self._keepings += 1
+            number = self._keepings
         over = self._bridge.ending is not None and self._next_type() is None
         listening = not over and any(map(self.has_handler, EVENT_TYPES))
-        self._kept_alive = self._owner() if listening else None
+        owner = self._owner() if listening else None
+        with self._bridge.lock:
+            if number == self._keepings:  # else another thread has looked later
+                owner, self._kept_alive = self._kept_alive, owner
+        del owner  # without the lock: it may have been the last reference
 
     def _notify_thread(self) -> None:
         with self._bridge.lock:
+            self._notices += 1
             if self._thread is not None:
                 self._wake_thread()
                 return
-            if self._next_type() is None:
+        if self._next_type() is None:
+            return
+        with self._bridge.lock:
+            if self._thread is not None:
+                self._wake_thread()
                 return
             self._thread = threading.Thread(target=self._run_thread, name="nwebsocket-callbacks", daemon=True)
         try:
@@ -244,8 +290,11 @@ class Callbacks:
         while True:
             self._run_all()
             self._bridge.write_now()
+            notices = self._notices
+            if self._next_type() is not None:
+                continue
             with self._bridge.lock:
-                if self._next_type() is not None:
+                if notices != self._notices:
                     continue
                 if self._owner() is None or self._all_heard():
                     break
@@ -289,8 +338,8 @@ class Callbacks:
         if _loop.is_loop_thread() and not self._running:
             self._run_all()
             self._bridge.wake()
-        else:
-            _loop.current().post(self._run_on_loop)
+        elif not self._bridge.post(self._run_on_loop) and threading.main_thread().is_alive():
+            _loop.current().post(self._run_on_loop)  # a handler that is set after the loop has ended
 
     async def _run_on_loop(self) -> None:
         if not self._running:
@@ -348,11 +397,16 @@ class Callbacks:
         return None
 
     def _has_handler_or_sets_aside(self, event_type: EventType) -> bool:
-        with self._bridge.lock:
+        while True:
+            changes = self._changes
             if self.has_handler(event_type):
                 return True
-            self._pending.discard(event_type)
-            self._unheard.add(event_type)
+            with self._bridge.lock:
+                if changes == self._changes:
+                    if event_type in self._pending:
+                        self._pending.discard(event_type)
+                        self._unheard.add(event_type)
+                    break
         if event_type == "open":
             self._bridge.announced()
         return False
@@ -371,29 +425,49 @@ class Callbacks:
                 del owner
         finally:
             self._running = False
+        if self._on_loop:
+            _loop.end_orphan()
         if self._bridge.ending is not None:
             self._keep_owner()
         self._bridge.callbacks_rest()
 
     def _dispatch_messages(self, owner: Any) -> None:
         """All that wait; no event comes between them."""
-        bridge, listeners = self._bridge, self._listeners["message"]
-        inbox = bridge.inbox
-        while inbox:
-            handler = getattr(owner, "onmessage", None)
-            if listeners not in _NO_LISTENERS:
-                data = bridge.take_message()
-                self._call_handlers(owner, MessageEvent("message", owner, data, self._origin), data)
-            elif handler is None or getattr(handler, "__func__", None) is self._default_onmessage:
-                return
-            else:
-                data = bridge.take_message()
-                try:
-                    handler(data)
-                except BaseException as error:
-                    self._log_exception("onmessage", error)
+        self._bridge.begin_consuming()
+        try:
+            while self._bridge.inbox and self._dispatch_message(owner):
+                pass
+        finally:
+            self._bridge.end_consuming()
+
+    def _dispatch_message(self, owner: Any) -> bool:
+        """The next one; False if nobody would hear it."""
+        if self._listeners["message"] not in _NO_LISTENERS:
+            return self._dispatch_to_hearers(owner)
+        handler = self._looked_up(owner, "onmessage")
+        if handler is None or getattr(handler, "__func__", None) is self._default_onmessage:
+            return False
+        data = self._bridge.take_message()
+        if data is None:
+            return False
+        try:
+            handler(data)
+        except BaseException as error:
+            self._log_exception("onmessage", error)
+        return True
+
+    def _dispatch_to_hearers(self, owner: Any) -> bool:
+        hearers = self._hearers("message")
+        data = self._bridge.take_message() if hearers else None
+        if data is None:
+            return False
+        self._call_handlers(MessageEvent("message", owner, data, self._origin), hearers, data)
+        return True
 
     def _dispatch(self, owner: Any, event_type: EventType) -> None:
+        hearers = self._hearers(event_type)
+        if not hearers:
+            return  # the last one has just been removed: `_next_type` will set the event aside
         with self._bridge.lock:
             if event_type == "close" and "error" in self._pending:
                 return  # the connection was to come back, and now has ended for good: that error goes first
@@ -402,7 +476,7 @@ class Callbacks:
         if event_type == "open":
             self._shows_open = self._bridge.closed_locally  # close() came before this event was heard
             self._bridge.announcing()
-            self._call_handlers(owner, Event("open", owner))
+            self._call_handlers(Event("open", owner), hearers)
             self._bridge.announced()
             self._shows_open = False
             return
@@ -410,24 +484,40 @@ class Callbacks:
         self._end_dispatched = retry_in is None
         if event_type == "error":
             assert ending.error is not None
-            self._call_handlers(owner, ErrorEvent("error", owner, ending.error), ending.error)
+            self._call_handlers(ErrorEvent("error", owner, ending.error), hearers, ending.error)
         else:
-            self._call_handlers(owner, CloseEvent("close", owner, ending.code, ending.reason, ending.clean, retry_in))
+            event = CloseEvent("close", owner, ending.code, ending.reason, ending.clean, retry_in)
+            self._call_handlers(event, hearers)
 
-    def _call_handlers(self, owner: Any, event: Event, argument: Any = None) -> None:
-        """Run the listeners in the order in which they were registered, the on... attribute among them."""
-        entries = list(self._listeners[event.type])
+    def _hearers(self, event_type: EventType) -> list[Any]:
+        """Who will hear the next event of this type, in the order in which they were registered: Listeners, and
+        ATTRIBUTE for the on... attribute. But the first is what to call: it hears the event whatever happens.
+        """
+        entries = list(self._listeners[event_type])
         if ATTRIBUTE not in entries:
             entries.insert(0, ATTRIBUTE)
-        for entry in entries:
-            if entry is ATTRIBUTE:
-                handler = self._attribute(event.type)
+        for index, entry in enumerate(entries):
+            first = self._attribute(event_type) if entry is ATTRIBUTE else entry
+            if first is not None:
+                return [first, *entries[index + 1 :]]
+        return []
+
+    def _call_handlers(self, event: Event, hearers: list[Any], argument: Any = None) -> None:
+        """Run them. What a handler removes does not run any more."""
+        for index, entry in enumerate(hearers):
+            if isinstance(entry, Listener):
+                if index == 0 or not entry.removed:
+                    self._call_listener(entry, event)
+            else:
+                handler = self._attribute(event.type) if entry is ATTRIBUTE else entry
                 if handler is not None:
                     self._call_attribute(handler, event, argument)
-            elif not entry.removed:
-                if entry.once:
-                    self.remove(event.type, entry.function)
-                self._call(event.type, entry.function, event)
+
+    def _call_listener(self, entry: Listener, event: Event) -> None:
+        if entry.once:
+            self._remove_entry(event.type, entry)
+            self._keep_owner()
+        self._call(event.type, entry.function, event)
 
     def _call_attribute(self, handler: Callable[..., Any], event: Event, argument: Any) -> None:
         name = f"on{event.type}"
@@ -445,6 +535,8 @@ class Callbacks:
 
     def _log_exception(self, name: str, error: BaseException) -> None:
         owner = type(self._owner()).__name__
+        if self._on_loop:
+            _loop.end_orphan(error)
         if self._is_late(error):
             log.info("the handler %s of %s came too late: %s", name, owner, error)
         else:

@@ -13,7 +13,9 @@ import logging
 from collections.abc import Iterable
 from functools import cache
 
-log = logging.getLogger("nwebsocket")
+from ._logger import ContainedLogger
+
+log = ContainedLogger("nwebsocket")
 
 _HARMLESS = frozenset(
     {

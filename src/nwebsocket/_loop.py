@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -20,7 +22,15 @@ if TYPE_CHECKING:
 end_hooks: list[Callable[[LoopThread], None]] = []
 
 _loop: LoopThread | None = None
-_start_lock = threading.Lock()
+# All that have been started, by number: who makes one with a number that another thread has used already, drops it.
+_started: dict[int, LoopThread] = {}
+# Keeps threads from making one each. Nothing depends on it: its owner may have been interrupted by a signal handler,
+# which may wait for another thread that asks for it, too.
+_start_lock = threading.RLock()
+_START_PATIENCE = 1.0  # seconds
+
+orphaned = False
+"""Whether this process was forked on the loop thread, by a handler there, and so has nothing but that handler to do."""
 
 
 def current() -> LoopThread:
@@ -29,15 +39,34 @@ def current() -> LoopThread:
     loop = _loop
     if loop is not None and loop.alive:
         return loop
-    from ._loop_thread import LoopThread  # not under the lock, which a signal handler could then not take
+    from ._loop_thread import LoopThread  # takes long, and is not for the lock
 
-    with _start_lock:
-        if _loop is None or not _loop.alive:
-            _check_interpreter()
-            loop = LoopThread(end_hooks)
-            loop.start()
-            _loop = loop
-        return _loop
+    _check_interpreter()
+    lock = _start_lock
+    held = lock.acquire(timeout=_START_PATIENCE)
+    try:
+        loop = _loop = _renewed(lambda: LoopThread(end_hooks))
+    finally:
+        if held:
+            lock.release()
+    return loop
+
+
+def _renewed(make: Callable[[], LoopThread]) -> LoopThread:
+    """The last loop thread if it lives, else a new one; the same for two threads, or one and its signal handler."""
+    number = max(_started, default=0)
+    while (last := _started.get(number)) is not None and not last.alive:
+        number += 1
+    if last is not None:
+        return last
+    mine = make()
+    mine.start()
+    winner = _started.setdefault(number, mine)
+    if winner is not mine:
+        mine.stop(0)
+    else:
+        _started.pop(number - 2, None)
+    return winner
 
 
 def _check_interpreter() -> None:
@@ -58,9 +87,20 @@ def is_loop_thread() -> bool:
     return _loop is not None and _loop.is_current()
 
 
-def is_posting() -> bool:
-    """Whether the caller has interrupted, on its own thread, a call of post()."""
-    return _loop is not None and _loop._lock._is_owned()  # type: ignore[attr-defined]
+def end_orphan(error: BaseException | None = None) -> None:
+    """End this process if it is `orphaned`: its handler has returned, or has raised `error`.
+
+    What would go on now is the parent's loop, with the parent's sockets.
+    """
+    if not orphaned:
+        return
+    if error is not None and not isinstance(error, SystemExit):
+        traceback.print_exception(type(error), error, error.__traceback__)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    code = error.code if isinstance(error, SystemExit) else error is not None
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def stop(timeout: float) -> None:
@@ -70,11 +110,13 @@ def stop(timeout: float) -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _loop, _start_lock
-    _start_lock = threading.Lock()
-    if _loop is not None:
-        _loop.abandon_after_fork()
-        _loop = None
+    global _loop, _start_lock, orphaned
+    orphaned = is_loop_thread()
+    _start_lock = threading.RLock()
+    for loop in _started.values():
+        loop.abandon_after_fork()
+    _started.clear()
+    _loop = None
 
 
 if hasattr(os, "register_at_fork"):

@@ -2,11 +2,11 @@
 
     any thread --post(command)--> UniversalQueue --descriptor readable--> _main() --await command()--> loop thread
 
-The queue is made with ``withfd=True`` and the one consumer waits for its descriptor, never inside ``get()``. So no
-``get()`` is ever suspended, and the three ways in which curio 1.6 loses data there are out of reach: a cancelled
-``get()`` drops an item; ``put()`` completes a getter's Future in several steps, between which a KeyboardInterrupt in
-the putting thread leaves the consumer asleep for ever; and a re-entered ``put()`` meets its own mutex. It is also
-faster by a fifth than the Future's way.
+1. post() waits for nothing and needs no lock: it may be called with any lock held, and by a signal handler or a
+   finalizer that has interrupted any line, of this file too. It appends, then wakes: two atomic steps.
+2. Whatever a command or a timer raises is logged, and ends neither the loop nor the timers.
+3. A command that is posted as the loop ends may not run. Who must know asks `alive` afterwards: an end hook, which
+   runs after `alive` has become false, sees all that was registered before the post.
 
 This module knows nothing of WebSockets.
 """
@@ -14,24 +14,62 @@ This module knows nothing of WebSockets.
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import threading
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from heapq import heappop, heappush
 from threading import get_ident
 from time import monotonic
 from typing import Any
 
-from ._curio import Event, Kernel, TaskTimeout, UniversalQueue, before, spawn, wait_readable
+from ._curio import CancelledError, Event, Kernel, TaskTimeout, UniversalQueue, before, spawn, wait_readable
+from ._logger import ContainedLogger
 
-log = logging.getLogger("nwebsocket")
+log = ContainedLogger("nwebsocket")
 
 Command = Callable[[], Coroutine[Any, Any, None]]
 
 
 _CANNOT_START = "the background thread for all WebSockets cannot be started"
+
+
+LONGEST_WAIT = 86_400.0
+"""Seconds after which the timers are looked at in any case: a selector takes no more than some 24 days."""
+
+
+class _Commands(UniversalQueue):  # type: ignore[misc]
+    """curio's queue between threads, without a bound and without its mutex.
+
+    It is made with ``withfd=True``, and the one consumer waits for its descriptor, never inside ``get()``. So no
+    ``get()`` is ever suspended, and the ways in which curio 1.6 loses data there are out of reach: a cancelled
+    ``get()`` drops an item; ``put()`` completes a getter's Future in several steps, between which a KeyboardInterrupt
+    leaves the consumer asleep for ever. What is left of its critical sections is an append and a popleft, which are
+    atomic. The mutex would be in the way: a re-entered ``put()`` waits for it for ever, and so does any thread while
+    the one that holds it runs a signal handler.
+    """
+
+    def _put(self, item: Command, requeue: bool = False) -> None:
+        self._queue.append(item)
+        self.wake()
+
+    def _get(self) -> tuple[Command, None]:
+        return self._queue.popleft(), None
+
+    def wake(self) -> None:
+        """Have the consumer look."""
+        with contextlib.suppress(OSError):  # it is closed: the loop has ended
+            self._put_send()
+
+    def forget_wakes(self) -> None:
+        """Before the consumer looks: who appends later wakes it again."""
+        with contextlib.suppress(BlockingIOError):
+            while len(self._get_sock.recv(4096)) == 4096:
+                pass
+
+    def close(self) -> None:
+        """curio does this only when the queue is collected, which a traceback somewhere may put off."""
+        self._put_sock.close()
+        self._get_sock.close()
 
 
 class Timer:
@@ -57,16 +95,8 @@ class LoopThread:
         # Called on the loop thread when it ends, whether stopped or crashed.
         self._end_hooks = end_hooks
         _check_descriptors()
-        self._queue = UniversalQueue(withfd=True)
+        self._queue = _Commands(withfd=True)
         self._kernel = Kernel()
-        # Held while putting, so that nothing is put after the loop has ended. Re-entrant: a signal handler of the main
-        # thread may post while that thread holds it.
-        self._lock = threading.RLock()
-        # The thread that is inside put(), and the loop's while it is inside get(): see post().
-        self._putting: int | None = None
-        self._getting: int | None = None
-        # What a signal handler or a finalizer posted while its own thread was inside put() or get().
-        self._late: deque[Command] = deque()
         self._timers: list[Timer] = []  # a heap
         self._timers_changed = Event()  # the first of them is a new one
         self._alive = True
@@ -79,7 +109,7 @@ class LoopThread:
             self._thread.start()
         except RuntimeError as error:
             self._alive = False
-            self._close_queue()
+            self._queue.close()
             self._kernel._shutdown_funcs = None  # its __del__ would raise
             raise RuntimeError(f"{_CANNOT_START}: {error}") from error
         self.ident = self._thread.ident
@@ -95,16 +125,16 @@ class LoopThread:
     def post(self, command: Command) -> bool:
         """Have `command` awaited on the loop thread, after those posted before it. False if the loop has ended.
 
-        From any thread, also from a signal handler or a finalizer that interrupts this very method.
+        From any thread, whatever that has been interrupted in: rule 1.
         """
-        if get_ident() in (self._putting, self._getting):
-            self._late.append(command)  # the interrupted put() or get() of this thread sees to it when it goes on
-            return self._alive
-        alive = self._put(command)
-        if self._late:
-            for late in self._take_late():
-                alive = self._put(late)
-        return alive
+        if self._alive:
+            try:
+                self._queue.put(command)
+            except BaseException:
+                # A KeyboardInterrupt may have come after the item was stored and before its wake-up byte was sent.
+                self._queue.wake()
+                raise
+        return self._alive
 
     def spawn(self, function: Command) -> bool:
         """Have `function` run as a task of its own on the loop thread. False if the loop has ended."""
@@ -142,23 +172,7 @@ class LoopThread:
     def abandon_after_fork(self) -> None:
         """In a forked child, where this loop's thread does not exist: make sure that nobody waits for it."""
         self._alive = False
-        self._lock = threading.RLock()
         self._kernel._shutdown_funcs = None  # its __del__ would raise
-
-    def _put(self, command: Command) -> bool:
-        with self._lock:
-            if not self._alive:
-                return False
-            self._putting = get_ident()
-            try:
-                self._queue.put(command)
-            except BaseException:
-                # A KeyboardInterrupt may have come after the item was stored and before its wake-up byte was sent.
-                self._queue.put(_nothing)
-                raise
-            finally:
-                self._putting = None
-        return True
 
     def _run(self) -> None:
         self.ident = get_ident()
@@ -168,16 +182,10 @@ class LoopThread:
         except BaseException:
             log.critical("the loop thread has crashed; all connections are lost", exc_info=True)
         finally:
-            with self._lock:
-                self._alive = False
-                self._close_queue()
+            self._alive = False
+            self._queue.close()
             for hook in self._end_hooks:
                 hook(self)
-
-    def _close_queue(self) -> None:
-        # curio closes these only when the queue is collected, which a traceback somewhere may put off.
-        self._queue._put_sock.close()
-        self._queue._get_sock.close()
 
     async def _main(self) -> None:
         await spawn(self._keep_time, daemon=True)
@@ -196,7 +204,8 @@ class LoopThread:
             await self._run_due()
             self._timers_changed.clear()
             with contextlib.suppress(TaskTimeout):
-                await before(timers[0].when if timers else None, self._timers_changed.wait())
+                latest = monotonic() + LONGEST_WAIT
+                await before(min(timers[0].when, latest) if timers else latest, self._timers_changed.wait())
 
     async def _run_due(self) -> None:
         timers = self._timers
@@ -206,22 +215,11 @@ class LoopThread:
                 await _run_command(command)
 
     async def _take(self) -> list[Command]:
+        self._queue.forget_wakes()
         commands = []
-        self._getting = get_ident()
-        try:
-            while not self._queue.empty():
-                commands.append(await self._queue.get())
-        finally:
-            self._getting = None
-        if self._late:
-            commands.extend(self._take_late())
+        while not self._queue.empty():
+            commands.append(await self._queue.get())
         return commands
-
-    def _take_late(self) -> Iterator[Command]:
-        """Each of `_late` once, though the loop thread and a posting thread may both be at it."""
-        with contextlib.suppress(IndexError):
-            while True:
-                yield self._late.popleft()
 
     async def _end(self) -> None:
         self._alive = False
@@ -241,9 +239,7 @@ def _check_descriptors() -> None:
 async def _run_command(command: Command) -> None:
     try:
         await command()
-    except Exception:
+    except CancelledError:
+        raise  # the loop ends
+    except BaseException:
         log.exception("internal error in %r", command)
-
-
-async def _nothing() -> None:
-    """A command that only wakes the loop."""

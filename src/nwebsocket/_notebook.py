@@ -25,7 +25,6 @@ from . import _loop, _sockets
 from ._callbacks import Callbacks
 from ._log import log
 from ._payload import TEXT, Message
-from .events import MessageEvent
 
 if TYPE_CHECKING:
     from ._bridge import Bridge, Sifter
@@ -178,9 +177,8 @@ class Record:
     def lost(self, error: Callable[[], ConnectionClosed]) -> tuple[list[Message], set[Message]]:
         return ([], set()) if self._next is None else self._next.lost(error)
 
-    def ended(self, error: Callable[[], ConnectionClosed]) -> None:
-        if self._next is not None:
-            self._next.ended(error)
+    def ended(self, error: Callable[[], ConnectionClosed]) -> list[Callable[[], None]]:
+        return [] if self._next is None else self._next.ended(error)
 
     def after_fork_in_child(self) -> None:
         if self._next is not None:
@@ -196,9 +194,8 @@ class CellCallbacks(Callbacks):
     def run_at_once(self, messages: list[str | bytes]) -> list[str | bytes]:
         return messages  # the usual way, one by one
 
-    def _dispatch_messages(self, owner: Any) -> None:
-        data = self._bridge.take_message()
-        self._call_handlers(owner, MessageEvent("message", owner, data, self._origin), data)
+    def _dispatch_message(self, owner: Any) -> bool:
+        return self._dispatch_to_hearers(owner)  # each handler by _call()
 
     def _call(self, name: str, function: Callable[..., Any], *arguments: Any) -> None:
         self.notebook.call_under(self.cell(), super()._call, name, function, *arguments)

@@ -49,7 +49,7 @@ class OutboxBridge(Bridge):
         # The end of the last connection, and the seconds to the next one, for the handlers.
         self._loss: tuple[Ending, float] | None = None
         self.next_attempt_at: float | None = None  # monotonic clock; None before the first loss
-        self.on_close: Callable[[], None] = lambda: None
+        self.on_close: Callable[[], object] = lambda: None
         """Called when close() was, on any thread."""
         self.on_rest: Callable[[], None] = lambda: None
         """Called when no handler is running any more."""

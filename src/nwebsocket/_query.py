@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
 from time import monotonic
@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from . import _loop, _waiting
 from ._bridge import Bridge
+from ._log import log
+from ._logger import contains
 from ._options import check_timeout
 from ._payload import Message
 from .exceptions import QueryTimeout
@@ -131,17 +133,43 @@ class Query(Future[Any]):
             sleepers.pop().release()
 
     def settle(self, state: str, result: Any = None, exception: BaseException | None = None) -> None:
-        """Have it done; by whoever has taken it out of where it was kept."""
+        """Have it done; by whoever has taken it out of where it was kept, who holds no lock."""
+        self.decide(state, result, exception)
+        self.tell()
+
+    def decide(self, state: str, result: Any = None, exception: BaseException | None = None) -> None:
+        """The same, but for tell(), which must follow."""
         self._result = result
         self._exception = exception
         self._state = state  # last: who sees it sees the others
+
+    def tell(self) -> None:
+        """Wake those who wait for it, and run the done callbacks."""
         made = self.__dict__
         if "_condition" in made:
             self._tell_waiters()
         if "_sleepers" in made:
             self.look_again()
         if "_done_callbacks" in made:
-            self._invoke_callbacks()  # type: ignore[attr-defined]
+            self._run_done_callbacks()
+
+    def _run_done_callbacks(self) -> None:
+        """As Future does it, but what one raises, sys.exit() included, ends no thread of the library's."""
+        for callback in self._done_callbacks:
+            self._run_done_callback(callback)
+
+    def _run_done_callback(self, callback: Callable[[Query], object]) -> None:
+        try:
+            callback(self)
+        except BaseException as error:
+            if not (isinstance(error, Exception) or contains()):
+                raise
+            log.exception("exception in a done callback of a query")
+
+    def forget_threads(self) -> None:
+        """In a forked child: nobody waits here, and what guarded them may have been held by a thread of the parent."""
+        for name in ("_condition", "_waiters", "_sleepers", "_done_callbacks"):
+            self.__dict__.pop(name, None)
 
     def _tell_waiters(self) -> None:
         """Tell concurrent.futures.wait() and as_completed()."""

@@ -40,11 +40,13 @@ class Reader:
 
     def __init__(self, bridge: Bridge, transport: Transport, lane: FastLane, heard: Callable[[float], None]) -> None:
         self.lent = False
+        self.left = b""
+        """What was read and not parsed when the loop took the socket back last."""
         self.reads = 0
         """How often messages have been read by threads."""
         self.fileno = transport.fileno
         self._heard = heard
-        self._sweep = _sweep.current()
+        self._sweep: _sweep.Sweep  # set when the socket is lent
         self._bridge = bridge
         self._transport = transport
         self._lane = lane
@@ -69,19 +71,26 @@ class Reader:
         """
         if not self._lane.between_frames:
             return b""
-        with self._bridge.lock:
-            if not self._bridge.only_one_receives():
-                return b""
-            self._wanted.clear()
-            self._pollers = [self._transport.poller()]
-            self.lent = True
-            self._bridge.wake_receivers()
-        await self._sweep.add(self)
+        self._wanted.clear()
         try:
+            self._sweep = _sweep.current()
+            await self._sweep.add(self)
+        except OSError:  # no descriptor, or no watch, is left: the loop reads as always
+            return b""
+        return await self._lend_until_wanted()
+
+    async def _lend_until_wanted(self) -> bytes:
+        try:
+            with self._bridge.lock:
+                if not self._bridge.only_one_receives():
+                    return b""
+                self._pollers = [self._transport.poller()]
+                self.lent = True
+                self._bridge.wake_receivers()
             await self._wanted.wait()
         finally:
             self._sweep.remove(self)
-            left = self._take_back()
+            self.left = left = self._take_back()
         self.heard()
         if self._error is not None:
             raise self._error

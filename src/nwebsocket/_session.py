@@ -29,6 +29,7 @@ from ._response import Response
 from ._tls import in_words
 from ._transport import Transport
 from ._writer import Writer
+from .events import EventType
 from .exceptions import Cancelled, ConnectionLost, KeepaliveTimeout, ProtocolError, Side, WebSocketError
 
 LINGER = 1.0
@@ -68,6 +69,7 @@ class Session:
         self._waits_to_write = False
         self._write_failed = False
         self._timer: Timer | None = None
+        self._received_before = 0  # bytes, when the timer came last
         # When opening, or closing, is given up; None while the connection is open.
         self._deadline: float | None = None
         self._given_up = False
@@ -266,10 +268,15 @@ class Session:
     async def _write_later(self) -> None:
         """Write when the socket takes more; also when it does already, but it is the other connections' turn."""
         assert self._transport is not None
-        while self._waits_to_write:
-            await self._transport.wait_writable()
-            self._writer.stuck = self._waits_to_write = False
-            await self.write()
+        try:
+            while self._waits_to_write:
+                await self._transport.wait_writable()
+                self._writer.stuck = self._waits_to_write = False
+                await self.write()
+        except Exception as error:  # no memory for a frame, say: what waits would wait for ever
+            log.exception("internal error")
+            self._error = self._error or ConnectionLost(f"internal error: {error!r}")
+            await self._give_up()
         self._write_task = None
 
     # ---- closing
@@ -383,6 +390,7 @@ class Session:
         if not self._serving:
             return
         now = monotonic()
+        self._hear_of_lent(now)
         if self._deadline is None and self._bridge.close_request is not None:
             self._deadline = self._bridge.close_requested_at + self._options.close_timeout
         if self._deadline is not None:
@@ -394,6 +402,14 @@ class Session:
         elif due == "ping":
             await self._send_ping(self.keepalive.keepalive_ping(now))
         await self.arm()
+
+    def _hear_of_lent(self, now: float) -> None:
+        """While a thread in recv() reads, what it has read is life, too."""
+        reader, transport = self._bridge.reader, self._transport
+        if transport is not None and transport.received != self._received_before:
+            self._received_before = transport.received
+            if reader is not None and reader.lent:
+                self.keepalive.heard(now)
 
     async def ping(self, waiting: list[float]) -> None:
         """Send a ping; the latency is appended to `waiting` when it is answered (command)."""
@@ -418,15 +434,14 @@ def conclude(bridge: Bridge, callbacks: Callbacks, ending: Ending, where: str) -
     unsent = bridge.buffered
     if unsent and ending.code != 1006:
         log.warning("%s: closed (%s) before %d bytes could be sent", where, describe(ending), unsent)
-    with bridge.lock:
-        heard = ending.error is None or bridge.somebody_waits() or any(map(callbacks.has_handler, ("error", "close")))
-        callbacks.happened(*(("error", "close") if ending.error else ("close",)))
-        bridge.ended(ending)
+    heard = ending.error is None or bridge.somebody_waits() or any(map(callbacks.has_handler, ("error", "close")))
+    events: tuple[EventType, ...] = ("error", "close") if ending.error else ("close",)
+    bridge.ended(ending, lambda: callbacks.happened(*events))
 
     def warn_if_unheard() -> None:
         if not bridge.error_raised and callbacks.end_unheard():
             log.warning("%s", ending.error)
 
     if not heard and not isinstance(ending.error, Cancelled):
-        _loop.current().call_later(LISTENER_PATIENCE, warn_if_unheard)
+        bridge.call_later(LISTENER_PATIENCE, warn_if_unheard)
     callbacks.ended()

@@ -14,11 +14,11 @@ import socket
 import ssl
 import struct
 import sys
-import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+from . import _locks
 from ._curio import Descriptor, epoll_descriptor, sleep, wait_readable
 from ._curio import wait_writable as wait_descriptor_writable
 from ._linger import Linger
@@ -74,11 +74,11 @@ class Transport:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        self.on_unsent: Callable[[], None] | None = None
+        self.on_unsent: Callable[[], object] | None = None
         """Called when `receive` has produced bytes to send (TLS: a key update, say) that the OS has not taken."""
         self.received = 0
         """Bytes received so far, as they are on the wire."""
-        self.wire = threading.RLock()
+        self.wire = _locks.recursive("wire")
         """To be held while sending; it guards all that follows, and the TLS object."""
         self._sock = sock
         # curio keeps the registration of this object, not of a bare int: the same one must be used all the time.

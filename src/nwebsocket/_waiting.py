@@ -11,9 +11,8 @@ import threading
 import weakref
 from threading import get_ident
 from time import monotonic
+from types import FrameType
 from typing import Protocol
-
-from . import _loop
 
 _SLICE = 0.05 if sys.platform == "win32" else 1.0
 """Seconds after which the main thread looks whether Ctrl-C was pressed. On Windows that interrupts no wait for a lock;
@@ -70,10 +69,28 @@ def acquire(waiter: threading.Lock, deadline: float | None) -> bool:
         left = None if deadline is None else deadline - monotonic()
         if left is not None and left <= 0:
             return waiter.acquire(blocking=False)
-        _check_locks()
+        if _has_interrupted():
+            _check_locks()
         timeout = min((t for t in (left, in_slices) if t is not None), default=-1.0)
         if waiter.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
             return True
+
+
+def _has_interrupted() -> bool:
+    """Whether the waiting thread was, below foreign code, in this library already: only then can it hold a lock of it.
+
+    A look at all sockets at each wait would cost a thousand waiting threads much of a processor.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _is_ours(frame):
+        frame = frame.f_back
+    while frame is not None and not _is_ours(frame):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return bool(frame.f_globals.get("__package__") == __package__)
 
 
 def _check_locks() -> None:
@@ -83,9 +100,5 @@ def _check_locks() -> None:
     there and wait for a socket, this one or another.
     """
     watched = [holder for reference in _watched.valuerefs() if (holder := reference()) is not None]
-    if _loop.is_posting() or any(holder.is_entered() for holder in watched):
+    if any(holder.is_entered() for holder in watched):
         raise WaitsForItself("a signal handler or a finalizer that interrupted a call of a socket cannot wait for one")
-
-
-def owned(lock: threading.RLock) -> bool:
-    return lock._is_owned()  # type: ignore[attr-defined, no-any-return]

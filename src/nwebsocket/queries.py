@@ -18,7 +18,7 @@ import random
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures._base import FINISHED
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -69,7 +69,7 @@ class _Queries:
         # Far from the small numbers that messages of other kinds may carry, and within what JavaScript counts exactly.
         self._tags = itertools.count(random.getrandbits(44))
         self._given_up: dict[int, None] = {}
-        self._lock = threading.RLock()  # for the counts, and for:
+        # The counts, and these, are guarded by the bridge's lock.
         self._deadlines: list[tuple[float, int]] = []  # a heap of (monotonic clock, tag)
         self._armed: float | None = None  # when expire() will be called
         self._waiting: deque[threading.Lock] = deque()  # those who wait for room, each for its lock
@@ -77,7 +77,7 @@ class _Queries:
     # ---- any thread
 
     def count(self, what: str) -> None:
-        with self._lock:
+        with self.bridge.lock:
             self.counts[what] += 1
 
     def add(self, limit: int) -> Query:
@@ -90,30 +90,38 @@ class _Queries:
 
     def withdraw(self, query: Query) -> None:
         """The query could not be sent."""
-        self.unsend(query)
+        self.unsend([query])
         if self.open.pop(query.tag, None) is not None:
             self.count("failed")
             self._wake_one()
 
     def give_up(self, tag: int) -> bool:
         """Take a query out of those under way; False if it is not among them any more."""
-        with self._lock:
+        query = self._take_out(tag)
+        if query is None:
+            return False
+        self.unsend([query])
+        self._wake_one()
+        return True
+
+    def _take_out(self, tag: int) -> Query | None:
+        with self.bridge.lock:
             if tag not in self.open:
-                return False
+                return None
             self._given_up[tag] = None  # first: its reply, which may come at this very moment, is one or the other
             query = self.open.pop(tag, None)
             if query is None:
                 self._given_up.pop(tag, None)
-                return False
+                return None
             if len(self._given_up) > MAX_GIVEN_UP:
                 del self._given_up[next(iter(self._given_up))]
-        self.unsend(query)
-        self._wake_one()
-        return True
+        return query
 
-    def unsend(self, query: Query) -> None:
-        """Have its message, if that still waits for a connection, not be sent any more."""
-        self.bridge.forget(set(query.messages))
+    def unsend(self, queries: Sequence[Query]) -> None:
+        """Have their messages, if they still wait for a connection, not be sent any more: one look for all of them."""
+        messages = {message for query in queries for message in query.messages}
+        if messages:
+            self.bridge.forget(messages)
 
     def has_sent(self, query: Query) -> None:
         """send() has returned."""
@@ -124,7 +132,7 @@ class _Queries:
 
     def expire_at(self, deadline: float, query: Query) -> None:
         """Have the query time out then."""
-        with self._lock:
+        with self.bridge.lock:
             heapq.heappush(self._deadlines, (deadline, query.tag))
             if len(self._deadlines) > 2 * len(self.open) + 1024:
                 self._deadlines = [entry for entry in self._deadlines if entry[1] in self.open]
@@ -141,7 +149,7 @@ class _Queries:
                 if alive is not None:
                     alive._expire()
 
-            _loop.current().call_later(max(0.0, deadline - monotonic()), expire)
+            self.bridge.call_later(max(0.0, deadline - monotonic()), expire)
 
     def _wait_for_room(self, limit: int) -> None:
         self.bridge.write_now()
@@ -171,22 +179,21 @@ class _Queries:
         owner = self._owner()
         if owner is None or not (self.open or self._given_up):
             return messages
-        read_reply = owner.read_reply
-        return [message for message in messages if not self._is_reply(message, read_reply)]
+        return [message for message in messages if not self._is_reply(message, owner)]
 
-    def _is_reply(self, message: str | bytes, read_reply: Any) -> bool:
+    def _is_reply(self, message: str | bytes, owner: QueryMixin) -> bool:
         try:
-            reply = read_reply(message)
+            reply = owner.read_reply(message)
             if reply is None:
                 return False
             tag, answer = reply
             query = self.open.pop(tag, None)
             if query is None:
                 return self._is_late(tag)
-        except Exception:
+        except BaseException:  # sys.exit(), too, must not end the loop thread
             log.exception("exception in read_reply(): its message is taken for an ordinary one")
             return False
-        self.counts["answered"] += 1
+        self.count("answered")
         if isinstance(answer, BaseException):
             query.settle(FINISHED, exception=answer)
         else:
@@ -196,7 +203,7 @@ class _Queries:
         return True
 
     def _is_late(self, tag: Any) -> bool:
-        with self._lock:
+        with self.bridge.lock:
             if tag not in self._given_up:
                 return False
             del self._given_up[tag]
@@ -207,25 +214,28 @@ class _Queries:
         """Fail the queries whose time has come."""
         self._armed = None  # before looking: who comes later arms again
         now = monotonic()
-        while True:
-            with self._lock:
-                if not self._deadlines:
-                    return
-                deadline, tag = self._deadlines[0]
-                if deadline > now:
-                    break
-                heapq.heappop(self._deadlines)
-                query = self.open.get(tag)
-            if query is not None and self.give_up(tag):
-                self.count("timed_out")
-                query.settle(FINISHED, exception=QueryTimeout("no answer came within the query's timeout"))
-        self._arm(deadline)
+        expired: list[Query] = []
+        with self.bridge.lock:
+            deadlines = self._deadlines
+            while deadlines and deadlines[0][0] <= now:
+                query = self._take_out(heapq.heappop(deadlines)[1])
+                if query is not None:
+                    expired.append(query)
+            self.counts["timed_out"] += len(expired)
+            following = deadlines[0][0] if deadlines else None
+        self.unsend(expired)
+        for query in expired:
+            query.settle(FINISHED, exception=QueryTimeout("no answer came within the query's timeout"))
+            self._wake_one()
+        if following is not None:
+            self._arm(following)
 
     def after_fork_in_child(self) -> None:
         """Answers go to the parent; its threads, of which one may have held the lock, are not here."""
-        self._lock = threading.RLock()
         self._waiting.clear()
-        self.ended(self.bridge.closed_error)
+        for query in list(self.open.values()):
+            query.forget_threads()
+        self.ended(self.bridge.closed_error)  # and tell nobody: no code of the user's runs inside fork()
 
     def lost(self, error: Callable[[], ConnectionClosed]) -> tuple[list[Message], set[Message]]:
         """A connection has ended, and another one will follow: return the messages of the queries to be sent again, and
@@ -248,13 +258,20 @@ class _Queries:
             self._wake_one()  # to look whether they still may wait
         return again, failed
 
-    def ended(self, error: Callable[[], ConnectionClosed]) -> None:
-        """The connection has ended for good, and with it all its queries."""
+    def ended(self, error: Callable[[], ConnectionClosed]) -> list[Callable[[], None]]:
+        """The connection has ended for good, and with it all its queries. Return what tells so: with the bridge's lock
+        held they are decided only.
+        """
+        tell = []
         while self.open:
             for query in list(self.open.values()):
-                self._fail(query, error)
+                if self.open.pop(query.tag, None) is not None:
+                    self.counts["failed"] += 1
+                    query.decide(FINISHED, exception=error())
+                    tell.append(query.tell)
         while self._waiting:
             self._wake_one()
+        return tell
 
     def _fail(self, query: Query, error: Callable[[], ConnectionClosed]) -> None:
         if self.open.pop(query.tag, None) is not None:

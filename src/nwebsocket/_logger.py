@@ -1,0 +1,67 @@
+"""The library's logger, and what becomes of exceptions that code of the user's raises where nobody can catch them.
+
+A `logging.Handler` is anybody's code: what it raises must not end the thread that had something to say.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+from threading import get_ident
+from typing import Any
+
+
+def contains() -> bool:
+    """Whether what foreign code raises here ends where it was called.
+
+    Not in the main thread: there it may come from Ctrl-C, or from a signal handler that wants to end a wait.
+    """
+    return get_ident() != threading.main_thread().ident
+
+
+class ContainedLogger:
+    """The part of logging.Logger that the library needs; its methods raise nothing but on the main thread."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def isEnabledFor(self, level: int) -> bool:
+        """Whether somebody wants to hear of this."""
+        return self._logger.isEnabledFor(level)
+
+    def debug(self, message: str, *args: Any) -> None:
+        self._log(logging.DEBUG, message, args)
+
+    def info(self, message: str, *args: Any) -> None:
+        self._log(logging.INFO, message, args)
+
+    def warning(self, message: str, *args: Any) -> None:
+        self._log(logging.WARNING, message, args)
+
+    def exception(self, message: str, *args: Any) -> None:
+        """With the traceback of the exception that is being handled."""
+        self._log(logging.ERROR, message, args, exc_info=True)
+
+    def critical(self, message: str, *args: Any, exc_info: bool = False) -> None:
+        self._log(logging.CRITICAL, message, args, exc_info=exc_info)
+
+    def _log(self, level: int, message: str, args: tuple[Any, ...], *, exc_info: bool = False) -> None:
+        try:
+            self._logger.log(level, message, *args, exc_info=exc_info, stacklevel=3)
+        except BaseException as error:
+            if not contains():
+                raise
+            _show(error)
+
+
+def _show(error: BaseException) -> None:
+    """As `logging` itself shows what goes wrong in its handlers."""
+    if not logging.raiseExceptions or sys.stderr is None:
+        return
+    try:
+        sys.stderr.write("--- a handler of the logger nwebsocket has raised ---\n")
+        traceback.print_exception(type(error), error, error.__traceback__, file=sys.stderr)
+    except Exception:
+        pass  # there is nobody left to tell

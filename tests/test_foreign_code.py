@@ -1,0 +1,133 @@
+"""What code of the user's raises in the library's threads is contained: they live on, and the next event is heard."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from peers import LIMIT, echo_server
+
+from nwebsocket import QueryMixin, ReconnectingWebSocket, WebSocket
+
+
+class Client(QueryMixin, WebSocket):
+    armed = False
+
+    def read_reply(self, message: str | bytes) -> Any:
+        if self.armed:
+            sys.exit("enough")
+        return super().read_reply(message)
+
+
+@pytest.fixture
+def bystander(echo: str) -> Iterator[WebSocket]:
+    """Another socket, which must go on."""
+    with WebSocket(echo) as ws:
+        yield ws
+        assert ws.ping(LIMIT) < LIMIT
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, GeneratorExit, KeyboardInterrupt])
+def test_what_a_done_callback_raises_ends_nothing(bystander: WebSocket, log: Any, error: Any) -> None:
+    heard = threading.Event()
+
+    def raises(_: Any) -> None:
+        raise error("a done callback")
+
+    with echo_server() as server, Client(server.url) as ws:
+        query = ws.query({"a": 1})
+        query.add_done_callback(raises)
+        query.add_done_callback(lambda _: heard.set())
+        assert query.result(LIMIT)["a"] == 1
+        assert heard.wait(LIMIT)
+        assert bystander.ping(LIMIT) < LIMIT
+    assert all(record.exc_info[0] is error for record in log.errors())
+
+
+def test_sys_exit_in_read_reply_ends_nothing(bystander: WebSocket, log: Any) -> None:
+    with echo_server() as server, Client(server.url) as ws:
+        ws.armed = True
+        query = ws.query({"a": 1})
+        assert isinstance(ws.recv(LIMIT), str)
+        assert query.cancel()
+    assert [record.exc_info[0] for record in log.errors()] == [SystemExit]
+
+
+class BrokenHandler(logging.Handler):
+    """As one that sends to a WebSocket which is closed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ValueError("this log handler is broken")
+
+
+@pytest.fixture
+def broken_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A logger whose handler raises, and nothing else."""
+    logger, handler = logging.getLogger("nwebsocket"), BrokenHandler()
+    handlers = logger.handlers[:]
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr(logger, "propagate", False)
+    yield
+    monkeypatch.setattr(logger, "handlers", handlers)
+
+
+@pytest.mark.parametrize("callbacks", ["thread", "loop"])
+@pytest.mark.usefixtures("broken_log")
+def test_a_log_handler_that_raises_ends_no_thread(bystander: WebSocket, callbacks: Any, capsys: Any) -> None:
+    heard: list[str] = []
+    good = threading.Event()
+
+    def on_message(message: str) -> None:
+        if message == "bad":
+            raise KeyError("a bug of the user's")
+        heard.append(message)
+        good.set()
+
+    with echo_server() as server, WebSocket(server.url, callbacks=callbacks) as ws:
+        ws.onmessage = on_message
+        ws.send("bad")
+        ws.send("good")
+        assert good.wait(LIMIT)
+    assert heard == ["good"]
+    assert "this log handler is broken" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("broken_log")
+def test_a_log_handler_that_raises_in_a_timer_ends_no_timers(bystander: WebSocket) -> None:
+    """A failure that nobody hears of is logged by a timer."""
+    with echo_server() as server:
+        url = server.url
+    ws = WebSocket(url)
+    ws.wait_closed(LIMIT)
+    with Client(bystander.url) as client:
+        client.query({"a": 1}, timeout=60).result(LIMIT)
+        rang = threading.Event()
+        client._nwebsocket.bridge.call_later(0.3, rang.set)
+        assert rang.wait(LIMIT)
+
+
+@pytest.mark.parametrize("callbacks", ["thread", "loop"])
+def test_a_property_that_raises_is_no_handler(bystander: WebSocket, log: Any, callbacks: Any) -> None:
+    class Odd(WebSocket):
+        broken = True
+
+        @property
+        def onmessage(self) -> Any:
+            if self.broken and threading.current_thread() is not threading.main_thread():
+                raise RuntimeError("not now")
+            return None
+
+    with echo_server() as server, Odd(server.url, callbacks=callbacks) as ws:
+        ws.send("one")
+        assert ws.recv(LIMIT) == "one"
+    assert {record.exc_info[0] for record in log.errors()} <= {RuntimeError}
+
+
+def test_a_reconnecting_socket_survives_a_broken_log(broken_log: None) -> None:
+    with echo_server() as server, ReconnectingWebSocket(server.url) as ws:
+        ws.send("one")
+        assert ws.recv(LIMIT) == "one"
