@@ -5,12 +5,13 @@ from __future__ import annotations
 import collections
 import email.utils
 import random
+import time
 from collections.abc import Callable
 
 import pytest
 
 from nwebsocket import ConnectionFailed, HandshakeError, MessageTooBig, ProtocolError, WebSocketError
-from nwebsocket._backoff import Backoff, is_final, retry_after
+from nwebsocket._backoff import MAX_RETRY_AFTER, Backoff, is_final, retry_after
 
 NOW = 1_700_000_000.0
 
@@ -43,6 +44,27 @@ def test_the_first_is_drawn_from_all_of_that_the_others_from_the_greater_half() 
     assert all(0 <= delay <= 3 for delay in drawn)
     for tenth in range(10):
         assert 50 < sum(tenth * 0.3 <= delay < (tenth + 1) * 0.3 for delay in drawn) < 160
+
+
+def test_retry_after_is_bounded() -> None:
+    for asked in ("3000000", "9" * 500, "Fri, 31 Dec 9999 23:59:59 GMT"):
+        assert retry_after(refusal(503, ("Retry-After", asked)), NOW) == MAX_RETRY_AFTER
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="needs tzset()")
+@pytest.mark.parametrize(
+    "date",
+    ["Tue, 14 Nov 2023 22:13:25 GMT", "Tue, 14 Nov 2023 22:13:25 -0000", "Tue Nov 14 22:13:25 2023"],
+    ids=["IMF", "-0000", "asctime"],
+)
+def test_the_date_of_retry_after_is_in_utc_wherever_the_client_is(date: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert retry_after(refusal(503, ("Retry-After", date)), NOW) == 5
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize("asked", [None, "2", "30"])

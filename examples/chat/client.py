@@ -109,6 +109,11 @@ class ChatClient(QueryMixin, ReconnectingWebSocket):
         self.messages.append(message)
 
 
+def plain(text: str) -> str:
+    """What somebody else has written, without what a terminal obeys: escape sequences, line breaks, bidi controls."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
 class Terminal(ChatClient):
     """Prints what it hears."""
 
@@ -116,25 +121,25 @@ class Terminal(ChatClient):
         try:
             self.post(text)
         except ChatError as error:
-            print(f"-- not posted: {error}")
+            print(f"-- not posted: {plain(str(error))}")
 
     def heard(self, message: Message) -> None:
         super().heard(message)
         if message.name != self.name:
-            print(f"{message.name}: {message.text}")
+            print(f"{plain(message.name)}: {plain(message.text)}")
 
     def onopen(self) -> None:
         super().onopen()
         print("-- connected")
 
     def onerror(self, error: Exception) -> None:
-        print(f"-- {error}")
+        print(f"-- {plain(str(error))}")
 
     def onclose(self, event: CloseEvent) -> None:
         if event.retry_in is not None:
             print(f"-- disconnected ({event.code}), next attempt in {event.retry_in:.1f} s")
         elif event.reason:
-            print(f"-- the server has ended it: {event.reason}")
+            print(f"-- the server has ended it: {plain(event.reason)}")
 
 
 def find_token() -> str:
@@ -153,11 +158,11 @@ def main() -> None:
     args = parser.parse_args()
     try:
         with Terminal(args.url, args.name, find_token()) as chat:
-            print(f"-- in {args.room}: {', '.join(chat.join(args.room))}. Ctrl-D ends.")
+            print(f"-- in {args.room}: {', '.join(map(plain, chat.join(args.room)))}. Ctrl-D ends.")
             for line in filter(str.strip, sys.stdin):
                 chat.say(line)
     except (WebSocketError, ChatError) as error:
-        sys.exit(f"{error}")
+        sys.exit(plain(f"{error}"))
     except KeyboardInterrupt:
         pass
 

@@ -69,7 +69,7 @@ TOKEN = load_token()
 
 
 def is_token(given: str) -> bool:
-    return secrets.compare_digest(given.encode(), TOKEN.encode())  # takes equally long for all
+    return secrets.compare_digest(given.encode(errors="replace"), TOKEN.encode())  # takes equally long for all
 
 
 # --- Who is there, and what they have said

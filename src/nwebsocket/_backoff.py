@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import email.utils
 import random
 from collections.abc import Callable
@@ -14,6 +15,9 @@ FACTOR = 1.6
 MAX_DELAY = 60.0
 STABLE = 5.0
 """Seconds. A connection that lived for so long was one: the next delay is the first again."""
+
+MAX_RETRY_AFTER = 86_400.0
+"""Seconds, a day, that a server's Retry-After may ask for: a wrong number must not keep a client away for ever."""
 
 _FINAL_CODES = frozenset(
     {
@@ -63,10 +67,13 @@ def retry_after(error: WebSocketError | None, now: float) -> float:
     headers = error.headers if isinstance(error, HandshakeError) else []
     value = next((value.strip() for name, value in headers if name.lower() == "retry-after"), "")
     if value.isascii() and value.isdigit():
-        return float(value[:9])
+        return min(MAX_RETRY_AFTER, float(value[:9]))
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, TypeError, OverflowError):
+        date = email.utils.parsedate_to_datetime(value)
+        if date.tzinfo is None:  # asctime's form, and the zone -0000, mean UTC, too (RFC 9110 section 5.6.7)
+            date = date.replace(tzinfo=datetime.timezone.utc)
+        return min(MAX_RETRY_AFTER, max(0.0, date.timestamp() - now))
+    except (ValueError, TypeError, OverflowError, IndexError):
         return 0.0
 
 

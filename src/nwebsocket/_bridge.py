@@ -82,6 +82,7 @@ class WritingSide(Protocol):
     wire: threading.RLock
     any_thread: bool
     stuck: bool
+    error: OSError | None
 
     def write(self) -> bool: ...
     def write_through(self, message: Message) -> bool: ...
@@ -187,7 +188,7 @@ class Bridge:
         self.written_at = 0.0  # when send() wrote last itself; monotonic clock
         self._write_limit = options.write_limit
         # What is to be called when there is room; see hold_up().
-        self._held_up: list[Callable[[], object]] = []
+        self._held_up: set[Callable[[], object]] = set()
         # Those who wait in send() until they are below the limit again.
         self._senders: list[threading.Lock] = []
 
@@ -622,15 +623,16 @@ class Bridge:
 
     def hold_up(self, resume: Callable[[], object]) -> bool:
         """Whether too much waits to be written; if so, `resume` is called, on any thread, when it does not any more."""
-        self._held_up.append(resume)
-        if self.state in (ReadyState.OPEN, ReadyState.CLOSING) and self.over_write_limit():
+        self._held_up.add(resume)  # before looking: the writer writes first, and looks for whom to tell after that
+        writer = self.writer
+        if self.ending is None and writer is not None and writer.error is None and self.over_write_limit():
             return True
-        self._held_up.remove(resume)
+        self._held_up.discard(resume)
         return False
 
     def room_for_others(self) -> None:
         """Have those go on that hold_up() has held up."""
-        with contextlib.suppress(IndexError):
+        with contextlib.suppress(KeyError):
             while self._held_up:
                 self._held_up.pop()()
 

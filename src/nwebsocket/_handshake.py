@@ -20,6 +20,7 @@ from ._deflate import DeflateExtension
 from ._http_head import HeadReader, show
 from ._plain_handshake import accepted_headers, request_of
 from ._response import Response
+from ._url import in_part
 from .exceptions import HandshakeError, InvalidArgument
 
 MAX_BODY_BYTES = 65_536
@@ -222,7 +223,7 @@ class Opening:
         if chosen is None and offered:
             raise ValueError(f"it chose no sub-protocol; one of {_listed(offered)} was expected")
         if chosen is not None and chosen not in offered:
-            raise ValueError(f"it chose the sub-protocol {show(chosen)}; {_listed(offered)} had been offered")
+            raise ValueError(f"it chose the sub-protocol {in_part(chosen)}; {_listed(offered)} had been offered")
 
     def _check_extensions(self) -> None:
         elements = [element for value in self._all("Sec-WebSocket-Extensions") for element in value.split(",")]
@@ -230,7 +231,8 @@ class Opening:
         offered = [extension.name for extension in self._offered]
         for name in names:
             if name not in offered:
-                raise ValueError(f"it uses the extension {show(name)}; {_listed(offered)} had been offered")
+                ours = ", ".join(map(repr, offered)) or "none"
+                raise ValueError(f"it uses the extension {show(name)}; {ours} had been offered")
             if names.count(name) > 1:
                 raise ValueError(f"it uses the extension {name} {names.count(name)} times; once was expected")
 
@@ -290,4 +292,4 @@ class Opening:
 
 def _listed(offered: Sequence[str]) -> str:
     """What we have offered, for an error message; where a sub-protocol carries a token, not all of that."""
-    return ", ".join(repr(name if len(name) <= 24 else f"{name[:12]}...") for name in offered) or "none"
+    return ", ".join(map(in_part, offered)) or "none"

@@ -69,7 +69,7 @@ class Trace:
         self(mark, first_line)
         for name, value in headers:
             shown = repr(value)[1:-1] if name.lower() in _HARMLESS else f"({len(value)} characters)"
-            self(mark, f"{name}: {shown}")
+            self(mark, f"{name}: {shown}")  # the logger escapes the name
 
 
 @cache

@@ -12,6 +12,8 @@ import traceback
 from threading import get_ident
 from typing import Any
 
+from ._escape import escaped
+
 
 def contains() -> bool:
     """Whether what foreign code raises here ends where it was called.
@@ -48,12 +50,30 @@ class ContainedLogger:
         self._log(logging.CRITICAL, message, args, exc_info=exc_info)
 
     def _log(self, level: int, message: str, args: tuple[Any, ...], *, exc_info: bool = False) -> None:
+        args = tuple(escaped(arg) if isinstance(arg, str) else _Escaped(arg) if _is_text(arg) else arg for arg in args)
         try:
             self._logger.log(level, message, *args, exc_info=exc_info, stacklevel=3)
         except BaseException as error:
             if not contains():
                 raise
             _show(error)
+
+
+def _is_text(value: Any) -> bool:
+    return not isinstance(value, (int, float))
+
+
+class _Escaped:
+    """What is written as text, when and if it is."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __str__(self) -> str:
+        return escaped(str(self._value))
+
+    def __repr__(self) -> str:
+        return escaped(repr(self._value))
 
 
 def _show(error: BaseException) -> None:

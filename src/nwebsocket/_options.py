@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import os
 import re
 import socket
 import ssl as tls
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -70,7 +73,8 @@ class Options:
     ``ping_interval``  after so much silence a ping is sent; None turns keepalive off
     ``ping_timeout``   after so much more silence the connection is given up; None: never
     ``max_size``       of a received message, after decompression; None: no limit
-    ``max_queue``      messages in the inbox (which also has a bound of 64 MiB); when full, the socket is not read
+    ``max_queue``      messages in the inbox (which also has a bound of 64 MiB); when full, the socket is not read, nor
+                       are pings answered that stand behind
     ``write_limit``    above so many bytes of bufferedAmount, and 128 more for each message, send() waits for the peer
     ``callbacks``      "thread": on a thread of the socket's own; "loop": on the loop thread, for short callbacks only
     ``output``         where a Jupyter notebook shows what callbacks print; "cell": under the cell that made the socket;
@@ -91,7 +95,7 @@ class Options:
     ping_interval: float | None = 20.0
     ping_timeout: float | None = 20.0
     max_size: int | None = 16 * 2**20
-    max_queue: int = 1024
+    max_queue: int = 65_536
     write_limit: int = 16 * 2**20
     callbacks: Literal["thread", "loop"] = "thread"
     output: Literal["cell"] | None = None
@@ -102,13 +106,13 @@ class Options:
         deflate_of(self.compression)  # raises
         _check_choice("callbacks", self.callbacks, ("thread", "loop"))
         _check_choice("output", self.output, ("cell", None))
-        _check_number("open_timeout", self.open_timeout, "seconds, more than 0,", optional=True)
-        _check_number("ping_interval", self.ping_interval, "seconds, more than 0,", optional=True)
-        _check_number("ping_timeout", self.ping_timeout, "seconds, more than 0,", optional=True)
-        _check_number("close_timeout", self.close_timeout, "seconds, more than 0")
-        _check_number("max_size", self.max_size, "a whole number of bytes, at least 1,", optional=True, whole=True)
-        _check_number("max_queue", self.max_queue, "a whole number of messages, at least 1", whole=True)
-        _check_number("write_limit", self.write_limit, "a whole number of bytes, at least 1", whole=True)
+        self._take_number("open_timeout", "seconds, more than 0,", optional=True)
+        self._take_number("ping_interval", "seconds, more than 0,", optional=True)
+        self._take_number("ping_timeout", "seconds, more than 0,", optional=True)
+        self._take_number("close_timeout", "seconds, more than 0")
+        self._take_number("max_size", "a whole number of bytes, at least 1,", optional=True, whole=True)
+        self._take_number("max_queue", "a whole number of messages, at least 1", whole=True)
+        self._take_number("write_limit", "a whole number of bytes, at least 1", whole=True)
         if not isinstance(self.headers, tuple) or self.headers:
             object.__setattr__(self, "headers", _checked_headers(self.headers))
         if self.origin is not None:
@@ -123,6 +127,20 @@ class Options:
             _check_connected(self.sock)
         if self.proxy is not None and self.proxy is not True:
             object.__setattr__(self, "proxy", _checked_proxy(self.proxy))
+
+    def _take_number(self, name: str, expected: str, *, optional: bool = False, whole: bool = False) -> None:
+        """Check a number, and bring it into the form with which all that follows can count."""
+        value = getattr(self, name)
+        if value is None and optional:
+            return
+        number = _as_int(value) if whole else _as_float(value)
+        expected = f"{name} must be {expected}{' or None' if optional else ''}"
+        if number is None:
+            raise TypeError(f"{expected}, not {_shown(value)}")
+        if not number > 0:
+            raise InvalidArgument(f"{expected}, not {_shown(value)}")
+        if type(value) is not type(number) or number != value:
+            object.__setattr__(self, name, number)
 
     def _check_contradictions(self) -> None:
         """What says two different things about the same is not guessed at."""
@@ -167,13 +185,37 @@ def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None
         raise InvalidArgument(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
 
-def _check_number(name: str, value: Any, expected: str, *, optional: bool = False, whole: bool = False) -> None:
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise TypeError(f"{name} must be {expected}{' or None' if optional else ''}, not {value!r}")
-    if not value > 0:
-        raise InvalidArgument(f"{name} must be {expected}{' or None' if optional else ''}, not {value!r}")
+_LARGEST = sys.maxsize // 2
+"""What a whole number is taken for that is larger: zlib and others count no further."""
+
+
+def _as_int(value: Any) -> int | None:
+    """A whole number, NumPy's included, at most `_LARGEST`; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        return None
+    return min(int(value), _LARGEST)
+
+
+def _as_float(value: Any) -> float | None:
+    """A number, NumPy's included: infinity stands for what is too large for a float; None if it is none."""
+    if type(value) is float:
+        return value
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    number: Any = value
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+
+
+def _shown(value: Any) -> str:
+    """For an error; Python refuses to write an int of thousands of digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _check_auth(auth: Any) -> None:
@@ -220,19 +262,21 @@ def _check_connected(sock: Any) -> None:
         raise InvalidArgument(f"sock must be connected; it is not: {error.strerror}") from error
 
 
-def check_timeout(timeout: Any) -> None:
-    """Raise unless `timeout` is None or a number of seconds, 0 or more."""
+def check_timeout(timeout: Any) -> float | None:
+    """Return `timeout`, None or a number of seconds, 0 or more, as a float; raise if it is something else."""
     if timeout is None:
-        return
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
-    if not timeout >= 0:
-        raise InvalidArgument(f"timeout must be 0 or more seconds, or None, not {timeout!r}")
+        return None
+    seconds = _as_float(timeout)
+    if seconds is None:
+        raise TypeError(f"timeout must be a number of seconds or None, not {_shown(timeout)}")
+    if not seconds >= 0:
+        raise InvalidArgument(f"timeout must be 0 or more seconds, or None, not {_shown(timeout)}")
+    return seconds
 
 
 def _checked_headers(headers: Headers) -> tuple[tuple[str, str], ...]:
     if isinstance(headers, str) or not isinstance(headers, Iterable):
-        raise TypeError(f"headers must be a mapping or (name, value) tuples, not {headers!r}")
+        raise TypeError(f"headers must be a mapping or (name, value) tuples, not {type(headers).__name__}")
     pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers)
     for pair in pairs:
         if not (isinstance(pair, tuple) and len(pair) == 2):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .exceptions import InvalidArgument
@@ -20,10 +21,14 @@ Buffer = bytes | bytearray | memoryview
 """Frames, as they are given to the transport."""
 
 
-def message_of(data: Any) -> Message:
-    """The message that `data` stands for: fragmented if it is an iterable.
+_NAMES_IN_FORMAT = re.compile(":[^:]*:")
+"""Those of the fields of a structured array (PEP 3118)."""
 
-    Raises TypeError, InvalidArgument (an empty iterable) or UnicodeEncodeError (a lone surrogate).
+
+def message_of(data: Any) -> Message:
+    """The message that `data` stands for: fragmented if it is a list, a tuple or an iterator.
+
+    Raises TypeError, InvalidArgument (an empty one of these) or UnicodeEncodeError (a lone surrogate).
     """
     if isinstance(data, str):
         text = data.encode()
@@ -33,12 +38,21 @@ def message_of(data: Any) -> Message:
     if _is_buffer(data):
         payload = _copied(data)
         return BINARY, payload, len(payload)
-    if isinstance(data, Mapping) or not isinstance(data, Iterable):
-        raise TypeError(
-            f"send() takes str, bytes, a buffer or an iterable of these, not {type(data).__name__}; "
-            "for an object, send json.dumps(...)"
-        )
-    return _fragmented(data)
+    if isinstance(data, (list, tuple, Iterator)):
+        return _fragmented(data)
+    raise TypeError(
+        f"send() takes str, bytes-like, or a list, a tuple or an iterator of these, not {type(data).__name__}; "
+        f"send {_instead(data)}"
+    )
+
+
+def _instead(data: Any) -> str:
+    """What a user may have meant, as an expression."""
+    if hasattr(data, "to_json"):
+        return "its .to_json(...)"  # of pandas, polars and others
+    if hasattr(data, "tobytes"):
+        return "its .tobytes(), or json.dumps(...) of its .item()"  # a NumPy scalar
+    return "json.dumps(...) of it"
 
 
 def _fragmented(items: Iterable[Any]) -> Message:
@@ -64,15 +78,15 @@ def _fragment(item: Any) -> tuple[int, bytes]:
 
 def _is_buffer(data: Any) -> bool:
     try:
-        memoryview(data).release()
-    except (TypeError, BufferError):
+        with memoryview(data) as view:
+            return view.ndim > 0  # a single number of NumPy's has a buffer, too, and nobody means its bytes
+    except (TypeError, BufferError, ValueError):
         return False
-    return True
 
 
 def _copied(data: Any) -> bytes:
     """The bytes of a buffer; of a view only its window, of a non-contiguous one its items in C order."""
     with memoryview(data) as view:
-        if "O" in view.format:
+        if "O" in _NAMES_IN_FORMAT.sub("", view.format):
             raise TypeError("send() cannot send an array of Python objects: its buffer holds addresses")
         return view.tobytes()

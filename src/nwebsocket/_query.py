@@ -109,7 +109,7 @@ class Query(Future[Any]):
         return error
 
     def _wait(self, timeout: float | None) -> None:
-        check_timeout(timeout)
+        timeout = check_timeout(timeout)
         if _loop.is_loop_thread():
             raise RuntimeError("waiting for a query would block the loop thread, which has to bring its answer")
         deadline = None if timeout is None else monotonic() + timeout
@@ -125,6 +125,10 @@ class Query(Future[Any]):
             finally:
                 if waiter in self._sleepers:
                     self._sleepers.remove(waiter)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Nobody would ever settle a copy."""
+        raise TypeError("a query cannot be copied or pickled: wait for its result()")
 
     def look_again(self) -> None:
         """Have those who wait for it look whether they still may."""

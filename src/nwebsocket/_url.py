@@ -44,6 +44,8 @@ _IPV4_NUMBER = re.compile(r"0[xX](?P<hex>[0-9a-fA-F]*)|0(?P<octal>[0-7]+)|(?P<de
 # https://url.spec.whatwg.org/#path-percent-encode-set and #special-query-percent-encode-set
 _ENCODED_IN_PATH = re.compile(r"""[^\x21-\x7e]|["#<>?^`{}]""")
 _ENCODED_IN_QUERY = re.compile(r"""[^\x21-\x7e]|["#<>']""")
+_LONGEST_HOST, _LONGEST_LABEL = 253, 63
+_LONGEST_HOST_GIVEN = 12 * _LONGEST_HOST  # characters, percent-encoded: IDNA takes the square of their number in time
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
@@ -174,10 +176,11 @@ def parse_protocols(protocols: str | Iterable[str]) -> tuple[str, ...]:
             raise TypeError(f"a sub-protocol must be a str, not {type(protocol).__name__}")
         if not _TOKEN.fullmatch(protocol):
             raise InvalidArgument(
-                f"invalid sub-protocol {protocol!r}: needs one or more ASCII letters, digits or !#$%&'*+-.^_`|~"
+                f"invalid sub-protocol {in_part(protocol)}: needs one or more ASCII letters, digits or !#$%&'*+-.^_`|~"
             )
         if protocol.lower() in seen:
-            raise InvalidArgument(f"sub-protocol {protocol!r} is given twice (upper and lower case count as the same)")
+            twice = f"sub-protocol {in_part(protocol)} is given twice"
+            raise InvalidArgument(f"{twice} (upper and lower case count as the same)")
         seen.add(protocol.lower())
     return offered
 
@@ -188,16 +191,21 @@ def _as_tuple(protocols: Iterable[str]) -> tuple[str, ...]:
     return tuple(protocols)
 
 
+def in_part(name: str) -> str:
+    """The beginning of a sub-protocol, for an error: the rest may be a token."""
+    return repr(name if len(name) <= 6 else f"{name[:6]}...")
+
+
 class Problem(Exception):
     """What is wrong with a part of a URL; who catches it adds the URL, without its credentials."""
 
 
 def _refuse(text: str, problem: str) -> NoReturn:
-    raise InvalidURL(f"invalid URL {without_credentials(text)!r}: {problem}") from None
+    raise InvalidURL(f"invalid URL {without_secrets(text)!r}: {problem}") from None
 
 
 def _refuse_scheme(text: str) -> NoReturn:
-    shown = without_credentials(text)
+    shown = without_secrets(text)
     problem = "needs ws:// or wss:// at the beginning"
     scheme = _SCHEME.match(shown)
     without_scheme = not scheme or re.match(r"\d", shown[scheme.end() :])  # "localhost:8080" has scheme "localhost"
@@ -205,6 +213,19 @@ def _refuse_scheme(text: str) -> NoReturn:
     if without_scheme and guess and (guess == shown or shown[:2] == "//"):
         problem += f"; did you mean 'ws://{guess}'?"
     _refuse(text, problem)
+
+
+_MOST_SHOWN = 100
+"""Characters of a URL in an error."""
+
+
+def without_secrets(text: str) -> str:
+    """The same without query and fragment, which may hold a token, and without most of what is too long to be read."""
+    shown, query, _ = without_credentials(text).partition("?")
+    shown, fragment, _ = shown.partition("#")
+    if len(shown) > _MOST_SHOWN:
+        return f"{shown[:_MOST_SHOWN]}..."
+    return f"{shown}{query or fragment}..." if query or fragment else shown
 
 
 def without_credentials(text: str) -> str:
@@ -252,13 +273,27 @@ def _parse_host(host: str) -> str:
         raise Problem("the host name is missing; it must stand after ://")
     if host.startswith("["):
         return _parse_ipv6(host)
+    if len(host) > _LONGEST_HOST_GIVEN:
+        raise Problem(f"the host name has {len(host):,} characters; one may have {_LONGEST_HOST} bytes")
     domain = _to_ascii(unquote_to_bytes(host).decode("utf-8", "replace"))
     if forbidden := _FORBIDDEN_IN_HOST.search(domain):
         raise Problem(f"the host name contains {forbidden[0]!r}")
     labels = domain.removesuffix(".").split(".")
     if labels[-1].isdigit() or re.fullmatch(r"0x[0-9a-f]*", labels[-1]):
         return _parse_ipv4(labels)
+    _check_lengths(domain, labels)
     return domain
+
+
+def _check_lengths(domain: str, labels: list[str]) -> None:
+    """What DNS can look up (RFC 1035 section 2.3.4)."""
+    if len(domain.removesuffix(".")) > _LONGEST_HOST:
+        raise Problem(f"the host name has {len(domain):,} bytes; one may have {_LONGEST_HOST}")
+    longest = max(labels, key=len)
+    if len(longest) > _LONGEST_LABEL:
+        raise Problem(
+            f"a part of the host name between two dots has {len(longest)} bytes; one may have {_LONGEST_LABEL}"
+        )
 
 
 def _to_ascii(domain: str) -> str:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import InitVar, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 EventType = Literal["open", "message", "error", "close"]
 EVENT_TYPES: tuple[EventType, ...] = ("open", "message", "error", "close")
@@ -16,12 +19,52 @@ WITH_ARGUMENT = frozenset({"onmessage", "onerror"})
 HANDLER_NAMES: dict[str, EventType] = {f"on{event_type}": event_type for event_type in EVENT_TYPES}
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something happened to ``target``, the WebSocket; ``currentTarget`` is the same socket."""
+class _Aimed:
+    """What has a target that is no field: ``dataclasses.asdict()`` copies fields, and a socket cannot be copied."""
+
+    __slots__ = ("target",)
+
+    target: Any
+
+    def _as_tuple(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        kind, *others = fields(self)  # type: ignore[arg-type]
+        pairs = [(kind.name, getattr(self, kind.name)), ("target", self.target)]
+        pairs += [(field.name, getattr(self, field.name)) for field in others]
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in pairs)})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Aimed) or type(self) is not type(other):
+            return NotImplemented
+        return self.target is other.target and self._as_tuple() == other._as_tuple()
+
+    def __hash__(self) -> int:
+        return hash((id(self.target), *self._as_tuple()))
+
+    def __copy__(self) -> Self:
+        return self  # it never changes
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("an event cannot be pickled with its socket: take its fields by dataclasses.asdict()")
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Event(_Aimed):
+    """Something happened to ``target``, the WebSocket; ``currentTarget`` is the same socket.
+
+    The target is no field of the dataclass.
+    """
 
     type: EventType
-    target: Any
+    target: InitVar[Any]
+
+    def __post_init__(self, target: Any) -> None:
+        object.__setattr__(self, "target", target)
 
     @property
     def currentTarget(self) -> Any:
@@ -29,7 +72,7 @@ class Event:
         return self.target
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class MessageEvent(Event):
     """A message has come: ``data`` is a str (text) or bytes (binary), ``origin`` the server's, as in "wss://host"."""
 
@@ -37,14 +80,14 @@ class MessageEvent(Event):
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ErrorEvent(Event):
     """The connection has failed; ``error`` is the exception that says why. A CloseEvent follows."""
 
     error: Exception
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class CloseEvent(Event):
     """The connection has ended.
 

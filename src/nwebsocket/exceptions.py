@@ -26,6 +26,8 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
+from ._escape import escaped
+
 if sys.version_info >= (3, 11):
     FuturesTimeout = TimeoutError
 else:
@@ -57,7 +59,10 @@ Side = Literal["client", "server"]
 
 
 class WebSocketError(Exception):
-    """The root of all errors of this library."""
+    """The root of all errors of this library. What comes from the server is escaped in its text."""
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
 
 
 class InvalidURL(WebSocketError, ValueError):

@@ -312,7 +312,7 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         nothing has been sent. The query fails with ConnectionClosed when the connection ends. From any thread, also
         in callbacks, where result() may be waited for; not with callbacks="loop".
         """
-        check_timeout(timeout)
+        timeout = check_timeout(timeout)
         queries: _Queries = self._nwebsocket.sifter
         if retry and not queries.bridge.keeps:
             raise InvalidArgument("retry=True is for a ReconnectingWebSocket: this one does not come back")

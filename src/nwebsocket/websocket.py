@@ -157,7 +157,7 @@ class WebSocket:
         ping_interval: float | None = 20.0,
         ping_timeout: float | None = 20.0,
         max_size: int | None = 16 * 2**20,
-        max_queue: int = 1024,
+        max_queue: int = 65_536,
         write_limit: int = 16 * 2**20,
         callbacks: Literal["thread", "loop"] = "thread",
         output: Literal["cell"] | None = None,
@@ -319,7 +319,7 @@ class WebSocket:
         Raises what went wrong if it could not be opened (ConnectionFailed and its kinds), WaitTimeout after `timeout`
         seconds, and RuntimeError on the loop thread.
         """
-        check_timeout(timeout)
+        timeout = check_timeout(timeout)
         inside: Inside = self._nwebsocket
         bridge = inside.bridge
         if not bridge.was_open and bridge.ending is None:
@@ -336,7 +336,7 @@ class WebSocket:
         Raises WaitTimeout after `timeout` seconds, and RuntimeError on the loop thread and in a callback of this
         socket, which it would wait for. It does not close the connection: that is close()'s.
         """
-        check_timeout(timeout)
+        timeout = check_timeout(timeout)
         inside: Inside = self._nwebsocket
         inside.check_may_wait("wait_closed()", in_callback=False)
         bridge = inside.bridge
@@ -353,7 +353,7 @@ class WebSocket:
         ``__cause__`` says why), and RuntimeError while messages go to a handler, or on the loop thread.
         """
         if timeout is not None:
-            check_timeout(timeout)
+            timeout = check_timeout(timeout)
         inside: Inside = self._nwebsocket
         bridge, hears_messages = inside.bridge, inside.callbacks.hears_messages
         if get_ident() == bridge.loop_ident and not hears_messages():
@@ -380,7 +380,7 @@ class WebSocket:
 
         Raises WaitTimeout, InvalidStateError or ConnectionClosed, and RuntimeError on the loop thread.
         """
-        check_timeout(timeout)
+        timeout = check_timeout(timeout)
         inside: Inside = self._nwebsocket
         inside.check_may_wait("ping()", in_callback=True)
         bridge, answer = inside.bridge, cast("list[float]", [])
@@ -435,6 +435,10 @@ class WebSocket:
         if not inside.callbacks.is_current() and not _loop.is_loop_thread():
             self.wait_closed()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copies and pickles would share, or lack, the connection."""
+        raise TypeError(f"a {type(self).__name__} cannot be copied or pickled: it is a connection; make another one")
+
     def __repr__(self) -> str:
         inside = self.__dict__.get("_nwebsocket")
         name = type(self).__name__
@@ -456,9 +460,10 @@ class WebSocket:
         if inside is None or not inside.started:
             return
         if not inside.ended():
-            if not inside.bridge.closed_locally:
+            dropped = not inside.bridge.closed_locally
+            inside.bridge.close(1001, "")  # first: with -W error, to warn is to raise
+            if dropped:
                 warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, stacklevel=2, source=self)
-            inside.bridge.close(1001, "")
 
 
 def _check_event_type(event_type: Any) -> None:

@@ -1,0 +1,208 @@
+"""What may be given to options, time-outs and send(), and what a WebSocket and its events may not be used for."""
+
+from __future__ import annotations
+
+import array
+import copy
+import dataclasses
+import gc
+import io
+import math
+import pickle
+import threading
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from peers import LIMIT, echo_server
+
+from nwebsocket import CloseEvent, Deflate, QueryMixin, ReconnectingWebSocket, WebSocket, WebSocketError
+from nwebsocket._options import Options, check_timeout
+from nwebsocket._payload import message_of
+
+
+class Client(QueryMixin, WebSocket):
+    pass
+
+
+@pytest.fixture
+def ws(echo: str) -> Iterator[Client]:
+    with Client(echo) as ws:
+        yield ws
+
+
+# --- Numbers
+
+
+def named(value: Any) -> str:
+    """Python refuses to write an int of thousands of digits."""
+    return f"{type(value).__name__}-{'huge' if isinstance(value, int) and abs(value) > 2**64 else value}"
+
+
+TIMES = [math.inf, 1e308, 1e9, 10**400, Fraction(5), np.float32(5), np.int64(5), np.float64(7.5), 86_400 * 30]
+WHOLES = [2**31, 2**63, 2**64, 10**400, np.int64(2**40), np.uint8(200)]
+EXTREMES: list[dict[str, Any]] = [
+    *({name: value} for name in ("open_timeout", "close_timeout", "ping_interval", "ping_timeout") for value in TIMES),
+    *({name: value} for name in ("max_size", "max_queue", "write_limit") for value in WHOLES),
+    {"max_size": 2**63, "compression": Deflate()},
+    {"max_queue": 1, "write_limit": 1},
+    {"ping_interval": 1e-9, "ping_timeout": math.inf},
+]
+
+
+@pytest.mark.parametrize("options", EXTREMES, ids=lambda options: str(options)[:40])
+def test_an_accepted_number_works(echo: str, options: dict[str, Any]) -> None:
+    with WebSocket(echo, **options) as ws:
+        ws.send("hello " * 30)
+        assert ws.recv(LIMIT) == "hello " * 30
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e308, 1e9, 10**400, np.float32(50), np.int64(50)])
+def test_a_timeout_of_any_size_works(ws: Client, timeout: Any) -> None:
+    assert ws.wait_open(timeout) is ws
+    assert ws.query({"a": 1}, timeout=timeout).result(timeout)["a"] == 1
+    ws.send("hello")
+    assert ws.recv(timeout) == "hello"
+    assert ws.ping(timeout) < LIMIT
+
+
+NO_TIMES = [-1, math.nan, -math.inf, -(10**5000), True, np.bool_(True), Decimal(1), "1", 1j]
+TIME_OPTIONS = ("open_timeout", "close_timeout", "ping_interval", "ping_timeout")
+
+
+@pytest.mark.parametrize("name", TIME_OPTIONS)
+@pytest.mark.parametrize("value", [0, *NO_TIMES], ids=named)
+def test_any_other_number_of_seconds_is_refused_at_the_call(name: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"{name} must be seconds, more than 0"):
+        Options(**{name: value})
+
+
+@pytest.mark.parametrize("value", NO_TIMES, ids=named)
+def test_any_other_timeout_is_refused_at_the_call(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="timeout must be"):
+        check_timeout(value)
+
+
+@pytest.mark.parametrize("name", ["max_size", "max_queue", "write_limit"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, math.inf, True, np.bool_(True), np.float64(8), -(10**5000)], ids=named)
+def test_any_other_whole_number_is_refused_at_the_call(name: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"{name} must be a whole number"):
+        Options(**{name: value})
+
+
+# --- Messages
+
+
+class Frame:
+    """As a DataFrame: iterating gives the names of its columns."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["price", "size"])
+
+    def to_json(self) -> str:
+        return "{}"
+
+
+NO_MESSAGES: list[tuple[Any, str]] = [
+    (Frame(), "to_json"),
+    ({"a", "b"}, "json.dumps"),
+    (frozenset("ab"), "json.dumps"),
+    ({"a": 1}, "json.dumps"),
+    ({"a": 1}.keys(), "json.dumps"),
+    ({"a": "b"}.values(), "json.dumps"),
+    (deque(["a"]), "json.dumps"),
+    (range(3), "json.dumps"),
+    (np.float64(1.5), "tobytes"),
+    (np.int32(1), "tobytes"),
+    (np.array(5), "tobytes"),
+    (5, "json.dumps"),
+    (None, "json.dumps"),
+]
+
+
+@pytest.mark.parametrize(("data", "hint"), NO_MESSAGES, ids=lambda value: type(value).__name__)
+def test_what_is_no_message_is_refused_with_what_to_write_instead(ws: Client, data: Any, hint: str) -> None:
+    with pytest.raises(TypeError, match=hint):
+        ws.send(data)
+    assert ws.stats.messages_sent == 0
+
+
+@pytest.mark.parametrize("data", [["a", "b"], ("a", "b"), iter(["a", "b"]), (text for text in "ab"), io.StringIO("ab")])
+def test_a_list_a_tuple_or_an_iterator_is_one_message_in_fragments(ws: Client, data: Any) -> None:
+    ws.send(data)
+    assert ws.recv(LIMIT) == "ab"
+
+
+def test_a_structured_array_is_its_bytes_whatever_its_fields_are_called() -> None:
+    prices = np.zeros(2, [("Open", "<f8"), ("O", "<i4")])
+    assert message_of(prices) == (2, prices.tobytes(), 24)
+    with pytest.raises(TypeError, match="Python objects"):
+        message_of(np.array([None]))
+    with pytest.raises(TypeError, match="Python objects"):
+        message_of(np.zeros(1, [("x", "<f8"), ("y", object)]))
+
+
+def test_buffers_are_messages() -> None:
+    for data in (bytearray(b"ab"), memoryview(b"ab"), array.array("B", b"ab"), np.frombuffer(b"ab", np.uint8)):
+        assert message_of(data) == (2, b"ab", 2)
+    assert message_of(np.array([], np.uint8)) == (2, b"", 0)
+
+
+# --- Copies
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_socket_cannot_be_copied(ws: Client, how: Any) -> None:
+    with pytest.raises(TypeError, match="cannot be copied or pickled"):
+        how(ws)
+    query = ws.query({"a": 1})
+    with pytest.raises(TypeError, match="cannot be copied or pickled"):
+        how(query)
+    assert query.result(LIMIT)["a"] == 1
+
+
+def test_the_fields_of_an_event_can_be_taken_without_its_socket(ws: Client) -> None:
+    event = CloseEvent("close", ws, 1000, "bye", True)
+    expected = {"type": "close", "code": 1000, "reason": "bye", "wasClean": True, "retry_in": None}
+    assert dataclasses.asdict(event) == expected
+    assert copy.copy(event) is event
+    assert copy.deepcopy([event])[0] is event
+    assert event.target is event.currentTarget is ws
+    assert event == CloseEvent("close", ws, 1000, "bye", True) != CloseEvent("close", ws, 1000, "bye", False)
+    assert len({event, CloseEvent("close", ws, 1000, "bye", True)}) == 1
+    with pytest.raises(TypeError, match="asdict"):
+        pickle.dumps(event)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        event.code = 1  # type: ignore[misc]
+
+
+# --- Warnings
+
+
+def test_a_dropped_socket_is_closed_also_if_its_warning_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    raised: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda unraisable: raised.append(unraisable.exc_type))
+    with echo_server() as server, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ws = WebSocket(server.url).wait_open(LIMIT)
+        bridge = ws._nwebsocket.bridge
+        del ws
+        gc.collect()
+        assert bridge.wait(lambda: bridge.ending is not None, LIMIT)
+        ended.set()
+    assert raised == [ResourceWarning]
+    assert bridge.ending.code == 1001
+
+
+def test_a_reconnecting_socket_takes_any_accepted_number(echo: str) -> None:
+    with ReconnectingWebSocket(echo, open_timeout=math.inf, close_timeout=10**400, max_size=2**64) as ws:
+        ws.send("hello")
+        assert ws.recv(LIMIT) == "hello"
+    with pytest.raises(WebSocketError):
+        ws.send("hello")
