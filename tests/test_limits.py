@@ -497,14 +497,15 @@ def test_a_server_that_stops_reading_is_cut_and_what_it_did_not_get_stays_counte
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
-def test_a_server_that_pings_and_does_not_read_gets_the_last_pong_alone(ca: Authority, secure: bool) -> None:
-    """The pongs that have not been written yet are replaced: they neither pile up nor cut the message under way."""
+def test_a_server_that_pings_and_does_not_read_gets_64_kib_of_pongs_and_the_last(ca: Authority, secure: bool) -> None:
+    """The pongs that have not been written yet do not pile up without end, nor cut the message under way."""
     seen: list[list[Frame]] = []
 
     def script(peer: Peer) -> None:
         peer.accept()
-        for number in range(200):
-            peer.send(ping(b"%d" % number) + text("pinged"))
+        for number in range(20):
+            pings = b"".join(ping(b"%0120d" % (50 * number + n)) for n in range(50))
+            peer.send(pings + text("pinged"))
             turns.get(timeout=LIMIT)
         seen.append(peer.read_until_close())
         peer.send(close_frame(1000))
@@ -513,14 +514,31 @@ def test_a_server_that_pings_and_does_not_read_gets_the_last_pong_alone(ca: Auth
     with RawServer(script, ssl=ca.server() if secure else None) as server:
         with WebSocket(server.url, ssl=ca.client(), compression=None) as ws:
             ws.send(bytes(15 * 2**20))
-            for _ in range(200):
+            for _ in range(20):
                 turns.put(ws.recv(LIMIT))
             ws.send("after")
         assert ws.wait_closed(LIMIT).wasClean
-    message, *rest = seen[0] if seen[0][0].opcode == BINARY else seen[0][1:]
-    assert len(message.payload) == 15 * 2**20
-    assert [(frame.opcode, frame.payload) for frame in rest[:-1]] == [(PONG, b"199"), (TEXT, b"after")]
-    assert len(seen[0]) <= 5
+    pongs = [int(frame.payload) for frame in seen[0] if frame.opcode == PONG]
+    assert [(len(frame.payload), frame.opcode) for frame in seen[0][-2:-1]] == [(5, TEXT)]
+    assert [len(frame.payload) for frame in seen[0] if frame.opcode == BINARY] == [15 * 2**20]
+    assert pongs[:-1] == list(range(len(pongs) - 1))
+    assert (pongs[-1], 500 <= len(pongs) < 600) == (999, True)
+
+
+def test_what_answers_a_message_does_not_overtake_the_pongs_of_the_pings_before_it() -> None:
+    seen: list[list[Frame]] = []
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        peer.send(b"".join(ping(b"%d" % n) for n in range(10)) + text("x"))
+        seen.append(peer.read_until_close())
+        peer.send(close_frame(1000))
+
+    with RawServer(script) as server:
+        ws = WebSocket(server.url, callbacks="loop")
+        ws.onmessage = lambda message: (ws.send(message), ws.close())
+        assert ws.wait_closed(LIMIT).wasClean
+    assert [frame.payload for frame in seen[0][:-1]] == [*(b"%d" % n for n in range(10)), b"x"]
 
 
 def test_buffered_amount_counts_bytes_and_falls_to_zero() -> None:

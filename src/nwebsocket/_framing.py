@@ -20,6 +20,7 @@ from ._payload import Buffer, Message
 
 _CONTINUATION = 0x0
 _CLOSE = 0x8
+_PONG = 0xA
 _FIN = 0x80
 _MASKED = 0x80
 _SMALL = 512
@@ -40,6 +41,11 @@ def frame_of(message: Message) -> Buffer:
 def close_frame(payload: bytes) -> bytes:
     """A Close frame with a payload of at most 125 bytes."""
     return _small_frame(_FIN | _CLOSE, payload, _new_key())
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """A Pong frame with a payload of at most 125 bytes."""
+    return _small_frame(_FIN | _PONG, payload, _new_key())
 
 
 def frames_of(messages: Sequence[Message]) -> Buffer:

@@ -3,7 +3,7 @@
     transport.receive() ──bytes, piece by piece──> protocol.receive() ──> messages ──> bridge.deliver(): the inbox,
          ^       ^                                      │                      or callbacks.run_at_once()
          │       │                                      ├──> pongs ──────────> keepalive
-         │       │                                      ├──> an answer ──────> transport, session.write()
+         │       │                                      ├──> answers ────────> transport, session.write()
          │       │                                      └──> close, failure ─> session.drain()
          │   reader.lend(): meanwhile recv() reads by itself; what it cannot parse comes back and goes the same way
     _wait_for_room(): back-pressure, while the inbox is full, or callbacks on the loop have sent too much
@@ -16,7 +16,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import Protocol as Interface
 
-from ._bridge import Bridge, ReadyState, Sifter
+from ._bridge import Bridge, ReadyState, Sifter, overfull
 from ._callbacks import Callbacks
 from ._curio import Event, sleep
 from ._keepalive import Keepalive
@@ -33,6 +33,9 @@ PIECE_BYTES = 4 * 1024
 MAX_PIECE_BYTES = 256 * 1024
 PIECE_MESSAGES = 256
 """What is parsed in one go: at least so many bytes, and more as long as they hold fewer messages than that."""
+
+SLICE = 5e-3
+"""Seconds of parsing after which the other connections get their turn."""
 
 SOON = 1.0
 """Seconds between two reads within which it pays to let recv() do the next one itself."""
@@ -83,10 +86,11 @@ class Intake:
         self._reader: Reader | None = None  # None before the socket was first lent
         self._room: Event | None = None  # while reading waits for room
         self._full_inbox_told = False
+        self._crowded: set[Bridge] = set()  # connections that hold up our reading until they have written enough
 
     async def run(self) -> None:
         """Read to the end of the stream. Raises OSError, as reading does."""
-        bridge, writer, receive = self._bridge, self._writer, self._transport.receive
+        bridge, receive = self._bridge, self._transport.receive
         if self._on_loop:
             await self._transport.linger()
         data = b""  # frames may have come with the handshake
@@ -96,7 +100,9 @@ class Intake:
             more = self._received(data)
             if more is not None:
                 await self._see_to(more)
-            if (bridge.inbox or bridge.outgoing or writer.stuck) and self._has_no_room():
+            if self._protocol.unfinished:
+                await self._receive_the_rest()
+            if (bridge.inbox or overfull or self._crowded) and self._has_no_room():
                 await self._wait_for_room()
             data = (await self._lend() if self._may_lend else b"") or await receive()
             if not data:
@@ -129,11 +135,26 @@ class Intake:
             more = self._received(data[start:end])
             if more is not None:
                 await self._see_to(more)
+            if self._protocol.unfinished:
+                await self._receive_the_rest()
             start = end
             if self._has_no_room():
                 await self._wait_for_room()
             await sleep(0)
         return data[start:]
+
+    async def _receive_the_rest(self) -> None:
+        """What takes long to parse, or makes much of little, in steps: as above, but as long as there is room."""
+        since = monotonic()
+        while self._protocol.unfinished and not self._session.draining:
+            if self._has_no_room():
+                await self._wait_for_room()
+            if monotonic() - since > SLICE:
+                await sleep(0)
+                since = monotonic()
+            more = self._received(b"")
+            if more is not None:
+                await self._see_to(more)
 
     def _choose_piece(self, messages: int) -> None:
         """As large as may be for few large messages, small for many small ones."""
@@ -146,8 +167,11 @@ class Intake:
         """Deliver the messages in `data`; return what has come if there is more to be seen to."""
         if self._session.draining:
             return None
-        received = self._protocol.receive(data)
+        overfull.clear()
+        received = self._protocol.receive_some(data)
         messages = received.messages
+        if received.replies is not None:
+            self._answer(received)
         if self._trace.on:
             for message in messages:
                 kind = "characters of text" if isinstance(message, str) else "binary bytes"
@@ -164,7 +188,7 @@ class Intake:
             self._deliver(messages)
             if self._callbacks.hears_messages():
                 self._callbacks.notify()
-        if received.answer or received.pongs or received.close is not None or received.failure is not None:
+        if received.replies or received.pongs or received.close is not None or received.failure is not None:
             return received
         return None
 
@@ -195,8 +219,8 @@ class Intake:
         """Pongs, a close, a failure, what must be answered, and what handlers on the loop have sent."""
         for payload in received.pongs:
             self._pong(payload)
-        if received.answer:
-            self._answer(received)
+        if received.goodbye:
+            self._say_goodbye(received.goodbye)
         if received.close is not None:
             self._trace("<", f"Close frame, code {received.close.code}, reason {received.close.reason!r}")
             self._bridge.closing_by_server()
@@ -215,19 +239,26 @@ class Intake:
             self._bridge.wake()
 
     def _answer(self, received: Received) -> None:
-        """Queue a Pong, a Close frame or both, unless close() has just sent a Close frame: nothing may follow that.
-
-        To a server that does not read, only the last Pong is kept (RFC 6455 section 5.5.3).
+        """Have the Pongs on their way before anything is delivered that came behind their Pings: what is sent in reply
+        to that must not overtake them. Nothing may follow the Close frame that close() may just have sent.
         """
-        transport = self._transport
+        transport, writer, replies = self._transport, self._writer, received.replies
+        assert replies is not None
         with transport.wire:
+            if writer.closed:
+                return
+            transport.send_pongs(replies)
+            if not writer.stuck and self._bridge.close_request is None:
+                writer.write()  # session.write() sees to what is left
+        self._trace(">", f"{len(replies)} answers to pings")
+
+    def _say_goodbye(self, frame: bytes) -> None:
+        """Queue a Close frame, unless close() has just sent one."""
+        with self._transport.wire:
             if self._writer.closed:
                 return
-            if received.close is None and received.failure is None:
-                transport.send_latest(received.answer)
-            else:
-                transport.send(received.answer)
-        self._trace(">", f"an answer to a ping or a Close frame, {len(received.answer)} bytes")
+            self._transport.send(frame)
+        self._trace(">", f"a Close frame, {len(frame)} bytes")
 
     # ---- back-pressure
 
@@ -245,12 +276,28 @@ class Intake:
             await self._session.arm()
 
     def _has_no_room(self) -> bool:
-        """Whether the inbox is full, or callbacks on the loop, which may not wait, have sent too much."""
+        """Whether the inbox is full, or callbacks on the loop, which may not wait, have sent too much to anybody."""
         if self._session.draining:
             return False
-        if self._on_loop and self._bridge.over_write_limit() and self._writer.error is None:
+        if (overfull or self._crowded) and self._is_held_up():
             return True
         return self._bridge.stop_reading_if_full()
+
+    def _is_held_up(self) -> bool:
+        """Whether handlers that what we have read has called on the loop have sent too much, to this socket or another:
+        that goes on reading only when it has been written.
+        """
+        self._crowded |= overfull
+        overfull.clear()
+        for bridge in list(self._crowded):
+            given_up = bridge is not self._bridge and self._bridge.state is not ReadyState.OPEN
+            if not given_up and bridge.hold_up(self._go_on):
+                return True
+            self._crowded.discard(bridge)
+        return False
+
+    def _go_on(self) -> None:
+        self._bridge.post(self.resume_reading)
 
     @property
     def waits_for_room(self) -> bool:

@@ -1,7 +1,7 @@
 """Bytes to messages and back: one client connection of RFC 6455, without any input or output.
 
     Request ──> handshake() ──> bytes          bytes ──> receive_response() ──> Response, or HandshakeError
-    message(), ping(), close() ──> bytes       bytes ──> receive() ──> Received: messages, pongs, an answer, the end
+    message(), ping(), close() ──> bytes       bytes ──> receive() ──> Received: messages, pongs, answers, the end
 
 1. Nothing in here knows a socket, a thread or a clock; only this, `_handshake.py` and `_deflate.py` know wsproto.
 2. No method may be called while another one runs in a second thread: the caller sees to it. Only plain_close() may,
@@ -35,7 +35,7 @@ from ._compression import DEFAULT
 from ._deflate import DeflateExtension
 from ._fast_lane import ENABLED, FastLane
 from ._faults import in_words
-from ._framing import close_frame
+from ._framing import close_frame, pong_frame
 from ._handshake import Opening, Request
 from ._response import Response
 from .close_codes import CloseCode
@@ -52,6 +52,11 @@ __all__ = ["PeerClose", "Protocol", "Received"]
 
 MAX_FRAGMENTS = 131_072
 MAX_CONTROL_BYTES = 125  # as any control frame may carry (RFC 6455 section 5.5)
+
+_CHUNK = 4 * 1024  # bytes given to wsproto at once: it copies all the rest of them after each frame
+_CHUNKS = 4  # ... and after so many, receive_some() returns
+_FRAMES = 256  # ... and after so many frames, some milliseconds
+_MUCH = 2**20  # ... and after so many bytes of messages: a chunk may inflate to a thousand times as much
 
 _NO_BITS = RsvBits(False, False, False)
 
@@ -72,17 +77,24 @@ class Received:
 
     ``messages``  whole messages, in order
     ``pongs``     the payloads of the pongs that came
-    ``answer``    bytes to send back: a Pong, a Close, both, or none
+    ``replies``   the Pongs to send back, one for each Ping, in order: before anything that is sent later
+    ``goodbye``   the Close frame to send back, or b""
     ``close``     the server's Close frame
     ``failure``   how the server broke the protocol
     """
 
-    # No default_factory for these two: it would take as long as all the rest of a small message's parsing.
+    # No default_factory for the lists: it would take as long as all the rest of a small message's parsing.
     messages: list[str | bytes]
     pongs: list[bytes]
-    answer: bytes = b""
+    replies: list[bytes] | None = None
+    goodbye: bytes = b""
     close: PeerClose | None = None
     failure: ProtocolError | None = None
+
+    @property
+    def answer(self) -> bytes:
+        """All that is to be sent back."""
+        return b"".join(self.replies or ()) + self.goodbye
 
 
 class Protocol:
@@ -100,6 +112,9 @@ class Protocol:
         self._max_size = request.max_size
         self._fast_lane = fast_lane
         self.lane: FastLane | None = None  # there is one as soon as the connection is open
+        self._for_wsproto = self._unread = b""  # what has come and is not parsed yet; the former is before the latter
+        self._interrupted = False  # wsproto has been given what it has not parsed yet
+        self._room = 0  # how many bytes of messages may still come of this receive()
         self._text: io.StringIO | None = None  # the fragments of a text message under way
         self._bytes: io.BytesIO | None = None  # ... or those of a binary one
         self.can_send = False
@@ -148,7 +163,7 @@ class Protocol:
         if self._fast_lane:
             self.lane = FastLane(self._max_size, trailing)
         else:
-            self._established().receive_data(trailing)
+            self._for_wsproto = trailing
         return True
 
     def refusal(self) -> HandshakeError | None:
@@ -156,16 +171,36 @@ class Protocol:
         return self._opening.refusal()
 
     def receive(self, data: bytes) -> Received:
-        """Take in bytes of the open connection. Whatever follows a Close frame or a failure is ignored.
+        """Take in bytes of the open connection, all of them. Whatever follows a Close frame or a failure is ignored.
 
         Raises InvalidStateError before the handshake is finished.
         """
+        received = self.receive_some(data)
+        while self.unfinished:
+            more = self.receive_some(b"")
+            received.messages += more.messages
+            received.pongs += more.pongs
+            if more.replies:
+                received.replies = (received.replies or []) + more.replies
+            received.goodbye, received.close, received.failure = more.goodbye, more.close, more.failure
+        return received
+
+    def receive_some(self, data: bytes) -> Received:
+        """The same, but return after some milliseconds, or with more than some messages: see `unfinished`."""
         received = Received([], [])
         if self.close_received or self.failed:
             return received
         lane, messages = self.lane, received.messages
+        if self.unfinished:
+            data = self._unread + data
+            self._unread = b""
+        if lane is None or self._for_wsproto or self._interrupted:
+            if lane is None:
+                data, self._for_wsproto = b"", self._for_wsproto + data
+            if not self._parse(b"", received):
+                self._unread = data
+                return received
         if lane is None:
-            self._parse(data, received)
             return received
         if lane.held:
             data, lane.held = lane.held + data, b""
@@ -176,9 +211,17 @@ class Protocol:
                 break
             others, position = lane.leave(data, position)
             if not self._parse(others, received):
+                self._unread = data[position:]
                 break
             position = lane.take(data, position, messages)
         return received
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether receive_some() has not parsed all: then call it again, with b"" or more, when there is room."""
+        if self.close_received or self.failed:
+            return False
+        return bool(self._for_wsproto or self._unread or self._interrupted)
 
     def message(self, payload: str | bytes, *, fin: bool = True) -> bytes:
         """Return the frame of a message, or of a fragment of one: all but the last with ``fin=False``.
@@ -230,12 +273,28 @@ class Protocol:
         return self._connection
 
     def _parse(self, data: bytes, received: Received) -> bool:
-        """Take in bytes through wsproto; return whether more may follow."""
+        """Take in bytes through wsproto; return whether more may follow in this receive()."""
         connection = self._established()
-        connection.receive_data(data)
-        for event in connection.events():
-            self._HANDLERS[type(event)](self, event, received)
-        return not (self.close_received or self.failed)
+        data, self._for_wsproto = self._for_wsproto + data, b""
+        self._room, frames = _MUCH, 0
+        position, end = 0, min(len(data), _CHUNKS * _CHUNK)
+        while position < end or self._interrupted:
+            if not self._interrupted:
+                connection.receive_data(data[position : position + _CHUNK])
+                position += _CHUNK
+            self._interrupted = False
+            for event in connection.events():
+                self._HANDLERS[type(event)](self, event, received)
+                frames += 1
+                if frames == _FRAMES or self._room <= 0:
+                    self._interrupted = True  # wsproto has more, of this chunk
+                    break
+            if self.close_received or self.failed:
+                return False
+            if self._interrupted:
+                break
+        self._for_wsproto = data[position:]
+        return not (self._for_wsproto or self._interrupted)
 
     def _send(self, event: events.Event) -> bytes:
         connection = self._established()
@@ -248,6 +307,7 @@ class Protocol:
         return self._established().send(event)
 
     def _on_text(self, event: events.TextMessage, received: Received) -> None:
+        self._room -= len(event.data)
         if self._text is None:
             if event.message_finished:
                 received.messages.append(event.data)
@@ -259,6 +319,7 @@ class Protocol:
             self._text = None
 
     def _on_bytes(self, event: events.BytesMessage, received: Received) -> None:
+        self._room -= len(event.data)
         if self._bytes is None:
             if event.message_finished:
                 received.messages.append(bytes(event.data))
@@ -271,8 +332,12 @@ class Protocol:
 
     def _on_ping(self, event: events.Ping, received: Received) -> None:
         if self.can_send:
-            # Of several pings only the last needs a Pong (RFC 6455 section 5.5.3): a flood is not answered in kind.
-            received.answer = self._established().send(event.response())
+            if received.replies is None:
+                received.replies = []
+            plain = self.lane is not None
+            received.replies.append(
+                pong_frame(event.payload) if plain else self._established().send(event.response())
+            )
 
     def _on_pong(self, event: events.Pong, received: Received) -> None:
         received.pongs.append(bytes(event.payload))
@@ -286,7 +351,7 @@ class Protocol:
         self.close_received, self.can_send = True, False
         if not self.close_sent:
             self.close_sent, self.can_send = True, False
-            received.answer += close_frame(payload)
+            received.goodbye = close_frame(payload)
         return True
 
     def _on_close(self, event: events.CloseConnection, received: Received) -> None:
@@ -302,7 +367,7 @@ class Protocol:
         received.close = PeerClose(int(event.code), event.reason or "")
         self.close_received, self.can_send = True, False
         if not self.close_sent:
-            received.answer += self._send_close(event.response())
+            received.goodbye = self._send_close(event.response())
 
     def _on_failure(self, event: events.CloseConnection, received: Received) -> None:
         found = self._deflate.fault or self._guard.fault
@@ -314,7 +379,7 @@ class Protocol:
         self.failed, self.can_send = True, False
         self._text = self._bytes = None
         if not self.close_sent:
-            received.answer += self._send_close(events.CloseConnection(event.code, fault))
+            received.goodbye = self._send_close(events.CloseConnection(event.code, fault))
 
     _HANDLERS: ClassVar[Mapping[type[events.Event], Callable[[Protocol, Any, Received], None]]] = {
         events.TextMessage: _on_text,

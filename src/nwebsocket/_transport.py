@@ -29,6 +29,7 @@ from .exceptions import TLSError
 
 READ_SIZE = 120 * 1024  # bytes; from 128 KiB on, malloc() maps fresh pages for each read
 READ_SIZE_IN_STREAMS = 256 * 1024  # after a read that was filled
+MAX_PONGS = 64 * 1024  # bytes unsent; from there on, a server that pings and does not read gets the latest only
 READS_IN_A_ROW = 8  # without having waited; then the other tasks get a turn
 _LINGER_ZERO = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 _WOULD_BLOCK = (BlockingIOError, InterruptedError)
@@ -96,7 +97,8 @@ class Transport:
         # What is to be sent, and is not encrypted yet: a batch first, which may be assigned when nothing is unsent.
         self.batch: Buffer = b""
         self._queued: list[bytes] = []
-        self._latest = b""  # goes before what is queued
+        self._pongs = b""  # go before what is queued
+        self._latest = b""  # the last Pong, once there are too many
         self._encrypted: list[int] = []  # bytes of the batch, piece by piece
         self._output: list[bytes] = []  # ... as they will be on the wire
         # What is being given to the OS, and how much of it that has taken, piece by piece.
@@ -224,10 +226,14 @@ class Transport:
         with self.wire:
             self._queued.append(data)
 
-    def send_latest(self, data: bytes) -> None:
-        """Queue ``data`` in the place of what was queued like this and is not being given to the OS yet."""
+    def send_pongs(self, pongs: list[bytes]) -> None:
+        """Queue Pongs, before all else that is queued; beyond `MAX_PONGS` only the last (RFC 6455 section 5.5.3)."""
         with self.wire:
-            self._latest = data
+            for pong in pongs:
+                if self._latest or len(self._pongs) + len(pong) > MAX_PONGS:
+                    self._latest = pongs[-1]
+                    break
+                self._pongs += pong
 
     def flush(self) -> bool:
         """Give the OS what it takes now, without waiting; return True when nothing is left.
@@ -254,7 +260,7 @@ class Transport:
                 self.sent_before = sent
                 self._sending = b""
                 self._taken = nothing
-                if not (self._queued or self._latest) and (self._tls is None or self.idle):
+                if not (self._queued or self._pongs) and (self._tls is None or self.idle):
                     break
             return True
         except _WOULD_BLOCK:
@@ -264,10 +270,11 @@ class Transport:
 
     def _next(self) -> bool:
         """Have the next bytes in `_sending`, which is empty; return whether there are any."""
-        if (self._queued or self._latest) and not self.batch:
+        if (self._queued or self._pongs) and not self.batch:
             nothing: list[bytes] = []
-            joined = b"".join((self._latest, *self._queued))
+            joined = b"".join((self._pongs, self._latest, *self._queued))
             self.batch = joined
+            self._pongs = b""
             self._latest = b""
             self._queued = nothing
         if self._tls is None:
@@ -315,7 +322,7 @@ class Transport:
     @property
     def idle(self) -> bool:
         """Whether nothing is left that the OS has not taken yet; to be asked with `wire` held."""
-        if self._sending or self.batch or self._queued or self._latest:
+        if self._sending or self.batch or self._queued or self._pongs:
             return False
         return self._tls is None or not (self._output or self._tls.outgoing.pending)
 
@@ -329,7 +336,8 @@ class Transport:
     def unsent(self) -> int:
         """Bytes queued that the OS has not taken yet, those that TLS will add not counted."""
         given = len(self._sending) - sum(self._taken)
-        return given + len(self.batch) - sum(self._encrypted) + len(self._latest) + sum(map(len, self._queued))
+        pongs = len(self._pongs) + len(self._latest)
+        return given + len(self.batch) - sum(self._encrypted) + pongs + sum(map(len, self._queued))
 
     def taken_of(self, batch: Buffer) -> int:
         """How many bytes of the last `batch` the OS has taken; what TLS has made of it counts by whole records, for
