@@ -27,10 +27,10 @@ from collections.abc import Callable
 from enum import IntEnum
 from sys import getsizeof
 from threading import get_ident
-from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from . import _locks, _loop, _waiting
+from ._clock import monotonic
 from ._locks import owned
 from ._log import Trace
 from ._options import INBOX_BYTES, Options

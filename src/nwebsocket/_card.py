@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
-from time import localtime, monotonic, strftime
+from time import localtime, strftime
 from typing import TYPE_CHECKING, Any
 
 from ._bridge import Ending, ReadyState
+from ._clock import monotonic
 from .close_codes import CloseCode
 
 if TYPE_CHECKING:

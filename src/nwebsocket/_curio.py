@@ -13,7 +13,10 @@ import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, InvalidStateError
+from types import SimpleNamespace
 from typing import Any, TypeVar
+
+from ._clock import monotonic
 
 T = TypeVar("T")
 
@@ -57,6 +60,9 @@ with _lend_names():
     from curio.traps import _get_kernel, _set_timeout, _unset_timeout
     from curio.traps import _read_wait as wait_readable
     from curio.traps import _write_wait as wait_writable
+
+# The kernel asks ``time.monotonic`` each time it runs, which freezegun would have replaced.
+curio.kernel.time = SimpleNamespace(monotonic=monotonic)
 
 __all__ = [
     "CancelledError",

@@ -13,11 +13,11 @@ Everything here runs on the loop thread: run() in the session's task, and the tw
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import Protocol as Interface
 
 from ._bridge import Bridge, ReadyState, Sifter, overfull
 from ._callbacks import Callbacks
+from ._clock import monotonic
 from ._curio import Event, sleep
 from ._keepalive import Keepalive
 from ._log import log

@@ -8,7 +8,8 @@ own descriptor, epoll's, is waited for as well.
 from __future__ import annotations
 
 import select
-from time import monotonic
+
+from ._clock import monotonic
 
 _QUICK = 1e-3
 """Seconds between two waits for the socket for which the second may be a lingering one."""

@@ -19,9 +19,9 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from heapq import heappop, heappush
 from threading import get_ident
-from time import monotonic
 from typing import Any
 
+from ._clock import monotonic
 from ._curio import CancelledError, Event, Kernel, TaskTimeout, UniversalQueue, before, spawn, wait_readable
 from ._logger import ContainedLogger
 

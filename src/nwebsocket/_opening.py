@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import ssl
-from time import monotonic
 from typing import NoReturn
 
+from ._clock import monotonic
 from ._compression import deflate_of
 from ._cookies import header_from_jar, take_up
 from ._curio import TaskTimeout, before

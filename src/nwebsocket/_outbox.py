@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from threading import get_ident
-from time import monotonic
 from typing import Any
 
 from ._bridge import Bridge, Ending, LoopSide, ReadyState, WritingSide, describe
+from ._clock import monotonic
 from ._log import Trace
 from ._options import Options
 from ._payload import Message

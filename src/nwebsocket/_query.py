@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
-from time import monotonic
 from typing import Any, Protocol
 
 from . import _loop, _waiting
 from ._bridge import Bridge
+from ._clock import monotonic
 from ._log import log
 from ._logger import contains
 from ._options import check_timeout

@@ -17,10 +17,10 @@ from __future__ import annotations
 import select
 from collections import deque
 from collections.abc import Callable
-from time import monotonic
 
 from . import _sweep
 from ._bridge import Bridge
+from ._clock import monotonic
 from ._curio import Event
 from ._fast_lane import FastLane
 from ._transport import Transport

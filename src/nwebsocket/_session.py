@@ -12,11 +12,11 @@ task, which waits for the socket, and one timer.
 from __future__ import annotations
 
 import ssl
-from time import monotonic
 
 from . import _loop
 from ._bridge import Bridge, Ending, describe
 from ._callbacks import Callbacks
+from ._clock import monotonic
 from ._curio import CancelledError, Task, current_task, spawn
 from ._intake import Intake
 from ._keepalive import Keepalive

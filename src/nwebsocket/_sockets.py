@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
-import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from . import _loop
+from ._clock import monotonic
 from .close_codes import check_close
 
 if TYPE_CHECKING:
@@ -51,13 +51,13 @@ def close_all(code: int | None = None, reason: str = "") -> list[WebSocket]:
 
 def _close_at_exit() -> None:
     """Let a script that forgets close() neither hang nor cut the line: 1001, within EXIT_TIMEOUT for all together."""
-    deadline = time.monotonic() + EXIT_TIMEOUT
+    deadline = monotonic() + EXIT_TIMEOUT
     alive = _alive()
     for _, inside in alive:
         inside.bridge.close(1001, "")
     for _, inside in alive:
-        inside.wait_settled(max(0.0, deadline - time.monotonic()))
-    _loop.stop(max(0.1, deadline - time.monotonic()))
+        inside.wait_settled(max(0.0, deadline - monotonic()))
+    _loop.stop(max(0.1, deadline - monotonic()))
 
 
 def _after_fork_in_child() -> None:

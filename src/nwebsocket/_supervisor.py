@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from time import monotonic
 from typing import Any, NamedTuple
 
 from . import _loop
 from ._backoff import Backoff, is_final
 from ._bridge import Ending, describe
 from ._callbacks import Callbacks
+from ._clock import monotonic
 from ._curio import CancelledError, Event, Task, current_task, disable_cancellation, in_thread, sleep, spawn
 from ._log import log
 from ._loop_thread import Timer

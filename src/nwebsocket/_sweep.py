@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import select
 from collections import deque
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from . import _loop
+from ._clock import monotonic
 from ._loop_thread import LoopThread
 
 if TYPE_CHECKING:

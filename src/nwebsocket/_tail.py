@@ -12,7 +12,8 @@ timer that looks after such sockets (`_sweep.py`) has the tail written, up to 10
 from __future__ import annotations
 
 from threading import get_ident
-from time import monotonic
+
+from ._clock import monotonic
 
 BURST = 256
 """Messages that the sender writes itself, in one piece."""

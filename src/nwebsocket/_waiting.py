@@ -10,9 +10,10 @@ import sys
 import threading
 import weakref
 from threading import get_ident
-from time import monotonic
 from types import FrameType
 from typing import Protocol
+
+from ._clock import monotonic
 
 _SLICE = 0.05 if sys.platform == "win32" else 1.0
 """Seconds after which the main thread looks whether Ctrl-C was pressed. On Windows that interrupts no wait for a lock;

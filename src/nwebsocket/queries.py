@@ -22,10 +22,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures._base import FINISHED
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from . import _loop, _waiting
+from ._clock import monotonic
 from ._inside import sifters
 from ._json import decode, encode
 from ._log import log
