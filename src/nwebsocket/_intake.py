@@ -219,6 +219,11 @@ class Intake:
         """Pongs, a close, a failure, what must be answered, and what handlers on the loop have sent."""
         for payload in received.pongs:
             self._pong(payload)
+        if received.failure is not None:
+            if self._on_loop and self._bridge.outgoing:
+                await self._session.write()  # handlers on the loop have heard what came before it
+            with self._transport.wire:
+                received.goodbye = self._protocol.fail()
         if received.goodbye:
             self._say_goodbye(received.goodbye)
         if received.close is not None:

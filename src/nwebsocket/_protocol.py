@@ -113,6 +113,7 @@ class Protocol:
         self._fast_lane = fast_lane
         self.lane: FastLane | None = None  # there is one as soon as the connection is open
         self._for_wsproto = self._unread = b""  # what has come and is not parsed yet; the former is before the latter
+        self._failed_with: events.CloseConnection | None = None
         self._interrupted = False  # wsproto has been given what it has not parsed yet
         self._room = 0  # how many bytes of messages may still come of this receive()
         self._text: io.StringIO | None = None  # the fragments of a text message under way
@@ -183,10 +184,15 @@ class Protocol:
             if more.replies:
                 received.replies = (received.replies or []) + more.replies
             received.goodbye, received.close, received.failure = more.goodbye, more.close, more.failure
+        if received.failure is not None:
+            received.goodbye = self.fail()
         return received
 
     def receive_some(self, data: bytes) -> Received:
-        """The same, but return after some milliseconds, or with more than some messages: see `unfinished`."""
+        """The same, but return after some milliseconds, or with more than some messages: see `unfinished`.
+
+        After a failure the caller calls fail().
+        """
         received = Received([], [])
         if self.close_received or self.failed:
             return received
@@ -376,10 +382,19 @@ class Protocol:
             received.failure = MessageTooBig(fault)
         else:
             received.failure = ProtocolError(f"the server broke the protocol: {fault}", sent_code=int(event.code))
-        self.failed, self.can_send = True, False
+        self.failed = True
         self._text = self._bytes = None
-        if not self.close_sent:
-            received.goodbye = self._send_close(events.CloseConnection(event.code, fault))
+        self._failed_with = events.CloseConnection(event.code, fault)
+
+    def fail(self) -> bytes:
+        """Return the Close frame that tells the server of a failure, or b"" if one has gone; nothing may follow it.
+
+        Handlers have heard the messages before the failure by then, and what they have sent goes out first.
+        """
+        self.can_send = False
+        if self.close_sent or self._failed_with is None:
+            return b""
+        return self._send_close(self._failed_with)
 
     _HANDLERS: ClassVar[Mapping[type[events.Event], Callable[[Protocol, Any, Received], None]]] = {
         events.TextMessage: _on_text,

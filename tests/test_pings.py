@@ -1,0 +1,128 @@
+"""Each Ping is answered before what came behind it, and handlers on the loop before a failure that they precede."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from peers import BINARY, CLOSE, LIMIT, PONG, TEXT, Peer, RawServer, close_frame, frame, ping, text
+from until import until
+
+from nwebsocket import ProtocolError, WebSocket
+from nwebsocket._transport import MAX_PONGS, Transport
+
+
+@pytest.mark.parametrize("callbacks", ["thread", "loop"])
+def test_each_ping_has_its_pong_and_before_the_answer_to_what_came_behind(callbacks: Any) -> None:
+    heard: list[tuple[int, bytes]] = []
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        peer.send(b"".join(ping(b"%d" % number) for number in range(10)) + text("behind"))
+        for _ in range(11):
+            received = peer.read_frame()
+            heard.append((received.opcode, received.payload))
+        peer.send(close_frame(1000))
+        peer.read_until_close()
+
+    with RawServer(script) as server:
+        ws = WebSocket(server.url, callbacks=callbacks)
+        ws.onmessage = ws.send
+        ws.wait_closed(LIMIT)
+    assert heard == [*((PONG, b"%d" % number) for number in range(10)), (TEXT, b"behind")]
+
+
+def test_recv_hears_nothing_that_came_behind_a_ping_before_its_pong_is_on_its_way() -> None:
+    def script(peer: Peer) -> None:
+        peer.accept()
+        for _ in range(50):
+            peer.send(ping(b"first") + text("second"))
+            assert [peer.read_frame().opcode for _ in range(2)] == [PONG, TEXT]
+        peer.send(close_frame(1000))
+        peer.read_until_close()
+
+    with RawServer(script) as server, WebSocket(server.url, compression=None) as ws:
+        for message in ws:
+            ws.send(message)
+
+
+def test_a_server_that_pings_and_does_not_read_is_answered_from_a_bound_on_with_the_latest() -> None:
+    class Stuck:
+        """A socket that takes nothing."""
+
+        def setblocking(self, _: bool) -> None: ...
+        def fileno(self) -> int:
+            return 0
+
+        def send(self, _: Any) -> int:
+            raise BlockingIOError
+
+    transport = Transport(Stuck())  # type: ignore[arg-type]
+    pongs = [b"%010d" % number for number in range(20_000)]
+    for start in range(0, len(pongs), 100):
+        transport.send_pongs(pongs[start : start + 100])
+        transport.flush()
+        assert transport.unsent <= 2 * MAX_PONGS + len(pongs[0])
+
+
+def test_what_a_handler_on_the_loop_has_sent_goes_out_before_the_failures_close_frame() -> None:
+    received: list[int] = []
+
+    def script(peer: Peer) -> None:
+        peer.accept(after=text("hello") + frame(BINARY, b"bad", rsv=2))
+        received.extend(each.opcode for each in peer.read_until_close())
+        peer.read_eof()
+
+    failed = threading.Event()
+    with RawServer(script) as server:
+        ws = WebSocket(server.url, callbacks="loop", compression=None)
+        errors: list[Any] = []
+        ws.onerror = lambda error: (errors.append(error), failed.set())
+        ws.onmessage = ws.send
+        assert failed.wait(LIMIT)
+        ws.wait_closed(LIMIT)
+    assert isinstance(errors[0], ProtocolError)
+    assert received == [TEXT, CLOSE]
+
+
+def test_a_handler_on_the_loop_that_sends_too_much_to_another_socket_is_not_fed() -> None:
+    """Its own connection is not read until the other one has written."""
+    go_on, over = threading.Event(), threading.Event()
+    size, count = 64 * 1024, 400
+
+    def source(peer: Peer) -> None:
+        peer.accept()
+        for _ in range(count):
+            peer.send(frame(BINARY, bytes(size)))
+        peer.read_until_close()
+        peer.close()
+
+    def sink(peer: Peer) -> None:
+        peer.accept()
+        assert go_on.wait(LIMIT)
+        for _ in range(count):
+            assert len(peer.read_frame().payload) == size
+        over.set()
+        peer.read_until_close()
+        peer.close()
+
+    with RawServer(source) as first, RawServer(sink) as second:
+        to = WebSocket(second.url, compression=None, write_limit=2**20).wait_open(LIMIT)
+        feed = WebSocket(first.url, compression=None, callbacks="loop")
+        most = [0]
+
+        def relay(message: bytes) -> None:
+            to.send(message)
+            most[0] = max(most[0], to.bufferedAmount)
+
+        feed.onmessage = relay
+        feed.wait_open(LIMIT)
+        bridge = feed._nwebsocket.bridge
+        until(lambda: bridge.intake.waits_for_room)
+        go_on.set()
+        assert over.wait(LIMIT)
+        for ws in (feed, to):
+            ws.close()
+            ws.wait_closed(LIMIT)
+    assert most[0] < 2**21
