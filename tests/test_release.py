@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from peers import LIMIT, RawServer, refusing_address
+from until import until
 
 from nwebsocket import ConnectionClosed, ConnectionFailed, QueryMixin, WebSocket
 
@@ -34,6 +35,23 @@ def fail_to_open() -> weakref.ref[Any]:
     return weakref.ref(ws)
 
 
+def fail_within_init() -> weakref.ref[Any]:
+    """The events wait for the end of __init__, and a timer looks whether that takes long."""
+
+    class Slow(WebSocket):
+        def __init__(self, url: str) -> None:
+            super().__init__(url)
+            with pytest.raises(ConnectionFailed) as caught:
+                self.wait_open(LIMIT)
+            del caught
+            until(lambda: self._nwebsocket.callbacks._held_notified)
+
+    with refusing_address() as (host, port):
+        ws = Slow(f"ws://{host}:{port}/")
+    ws.wait_closed(LIMIT)
+    return weakref.ref(ws)
+
+
 def be_cut() -> weakref.ref[Any]:
     with RawServer(lambda peer: peer.accept()) as server:
         ws = WebSocket(server.url).wait_open(LIMIT)
@@ -45,7 +63,7 @@ def be_cut() -> weakref.ref[Any]:
     return weakref.ref(ws)
 
 
-@pytest.mark.parametrize("end", [fail_to_open, be_cut])
+@pytest.mark.parametrize("end", [fail_to_open, fail_within_init, be_cut])
 def test_a_socket_whose_error_was_raised_is_let_go_of(end: Any) -> None:
     assert is_gone(end())
 

@@ -187,7 +187,14 @@ class Callbacks:
     def _hold(self) -> None:
         if not self._held_notified:
             self._held_notified = True
-            self._bridge.call_later(INIT_PATIENCE, self._warn_if_held)
+            callbacks = weakref.ref(self)  # which may have ended long before
+
+            def warn_if_held() -> None:
+                alive = callbacks()
+                if alive is not None:
+                    alive._warn_if_held()
+
+            self._bridge.call_later(INIT_PATIENCE, warn_if_held)
 
     def _warn_if_held(self) -> None:
         if self._init_depth:
