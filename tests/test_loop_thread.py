@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from nwebsocket import _loop_thread
 from nwebsocket._curio import in_thread
 from nwebsocket._loop_thread import LoopThread
 
@@ -158,6 +159,29 @@ def test_an_exception_that_interrupts_post_leaves_the_loop_awake(loop: LoopThrea
     with pytest.raises(KeyboardInterrupt):
         loop.post(command)
     assert ran.wait(5)
+
+
+def test_who_posts_goes_on_first(loop: LoopThread, monkeypatch: Any) -> None:
+    """Else close() would often return in CLOSED: the system call of the wake-up lets the loop have the interpreter."""
+    monkeypatch.setattr(_loop_thread, "_COURTESY", 5)
+    original, ran, early = loop._queue._put_send, threading.Event(), list[bool]()
+
+    async def command() -> None:
+        ran.set()
+
+    def slow() -> None:
+        original()
+        early.append(ran.wait(0.05))
+
+    monkeypatch.setattr(loop._queue, "_put_send", slow)
+    loop.post(command)
+    assert ran.wait(5)
+    assert early == [False]
+
+
+def test_a_post_that_never_returns_holds_the_loop_up_for_a_moment_only(loop: LoopThread) -> None:
+    loop._posting.acquire()
+    run(loop, lambda: None)
 
 
 def test_call_later_runs_on_the_loop_thread(loop: LoopThread) -> None:

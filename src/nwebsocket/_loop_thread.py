@@ -37,6 +37,10 @@ LONGEST_WAIT = 86_400.0
 """Seconds after which the timers are looked at in any case: a selector takes no more than some 24 days."""
 
 
+_COURTESY = 1e-3
+"""Seconds that the loop waits for a thread to return from post(), at most."""
+
+
 class _Commands(UniversalQueue):  # type: ignore[misc]
     """curio's queue between threads, without a bound and without its mutex.
 
@@ -97,6 +101,9 @@ class LoopThread:
         _check_descriptors()
         self._queue = _Commands(withfd=True)
         self._kernel = Kernel()
+        # Held by the first of those who post, while it does. Nobody waits for it but the loop, for a moment:
+        # or it would take the interpreter over while the byte is sent, and close() would often return in CLOSED.
+        self._posting = threading.Lock()
         self._timers: list[Timer] = []  # a heap
         self._timers_changed = Event()  # the first of them is a new one
         self._alive = True
@@ -128,12 +135,17 @@ class LoopThread:
         From any thread, whatever that has been interrupted in: rule 1.
         """
         if self._alive:
+            posting = self._posting
+            first = posting.acquire(blocking=False)
             try:
                 self._queue.put(command)
             except BaseException:
                 # A KeyboardInterrupt may have come after the item was stored and before its wake-up byte was sent.
                 self._queue.wake()
                 raise
+            finally:
+                if first:
+                    posting.release()
         return self._alive
 
     def spawn(self, function: Command) -> bool:
@@ -215,11 +227,19 @@ class LoopThread:
                 await _run_command(command)
 
     async def _take(self) -> list[Command]:
+        self._let_poster_go_on()
         self._queue.forget_wakes()
         commands = []
         while not self._queue.empty():
             commands.append(await self._queue.get())
         return commands
+
+    def _let_poster_go_on(self) -> None:
+        posting = self._posting
+        if posting.acquire(timeout=_COURTESY):
+            posting.release()
+        else:  # a signal handler has interrupted it, or an exception before it could let go
+            self._posting = threading.Lock()
 
     async def _end(self) -> None:
         self._alive = False
