@@ -70,7 +70,9 @@ def test_what_a_handler_on_the_loop_has_sent_goes_out_before_the_failures_close_
     received: list[int] = []
 
     def script(peer: Peer) -> None:
-        peer.accept(after=text("hello") + frame(BINARY, b"bad", rsv=2))
+        peer.accept()
+        peer.read_frame()  # the handlers are set
+        peer.send(text("hello") + frame(BINARY, b"bad", rsv=2))
         received.extend(each.opcode for each in peer.read_until_close())
         peer.read_eof()
 
@@ -80,6 +82,7 @@ def test_what_a_handler_on_the_loop_has_sent_goes_out_before_the_failures_close_
         errors: list[Any] = []
         ws.onerror = lambda error: (errors.append(error), failed.set())
         ws.onmessage = ws.send
+        ws.wait_open(LIMIT).send("go")
         assert failed.wait(LIMIT)
         ws.wait_closed(LIMIT)
     assert isinstance(errors[0], ProtocolError)

@@ -290,7 +290,7 @@ def test_a_cancelled_query_leaves_nothing_and_its_late_reply_is_dropped(ws: Aski
 
 
 def test_a_reply_that_comes_at_the_moment_of_cancel_is_dropped(ws: Asking) -> None:
-    query = ws.query({"type": "drop"})
+    query = ws.query({"type": "never"})
     queries = ws._nwebsocket.sifter
     left: list[Any] = []
 
