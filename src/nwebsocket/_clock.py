@@ -1,16 +1,18 @@
 """The library's clock: seconds that only go forward, also where tests of the user's freeze or move the time.
 
-freezegun replaces ``time.monotonic`` in all modules, and time-machine may replace what it does. Neither touches the
-system's monotonic clock when it is asked for by its number. A loop whose time stands still would wait for ever.
+freezegun looks for ``time.monotonic`` in all modules and replaces it; in a `time` module of the library's own it finds
+another function. A loop whose time stands still would wait for ever.
 """
 
 from __future__ import annotations
 
-import time
+import importlib.util
 from collections.abc import Callable
-from functools import partial
 
-if hasattr(time, "clock_gettime"):
-    monotonic: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_MONOTONIC)
-else:  # Windows
-    monotonic = time.monotonic
+_spec = importlib.util.find_spec("time")
+assert _spec is not None
+assert _spec.loader is not None
+_time = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_time)
+
+monotonic: Callable[[], float] = _time.monotonic

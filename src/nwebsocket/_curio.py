@@ -61,7 +61,8 @@ with _lend_names():
     from curio.traps import _read_wait as wait_readable
     from curio.traps import _write_wait as wait_writable
 
-# The kernel asks ``time.monotonic`` each time it runs, which freezegun would have replaced.
+# The kernel asks ``time.monotonic``, all that it wants of this module, each time it runs: freezegun would have replaced
+# it. So curio's kernels of the user's own, if there are any, are not frozen either.
 curio.kernel.time = SimpleNamespace(monotonic=monotonic)
 
 __all__ = [
