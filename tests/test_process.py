@@ -473,6 +473,48 @@ def test_done_callbacks_do_not_run_inside_fork_and_the_childs_queries_fail(tmp_p
 
 
 @needs_fork
+def test_a_child_forked_in_a_handler_on_the_loop_may_use_sockets_of_its_own(tmp_path: Path) -> None:
+    with RawServer(conversing) as server:
+        run_forking(
+            tmp_path,
+            server.url,
+            """
+            children, heard = [], threading.Event()
+            def onmessage(message):
+                pid = os.fork()
+                if pid:
+                    children.append(pid)
+                    heard.set()
+                    return
+                try:
+                    answers, answered = [], threading.Event()
+                    own = WebSocket(sys.argv[2], callbacks="loop").wait_open(10)
+                    own.onmessage = lambda message: (answers.append(message), len(answers) == 2 and answered.set())
+                    own.send("one")
+                    own.send("two")
+                    ok = answered.wait(10)
+                    own.close()
+                    own.wait_closed(10)
+                    os._exit(0 if ok else 7)
+                except BaseException:
+                    import traceback
+                    traceback.print_exc()
+                    os._exit(8)
+            ws = WebSocket(sys.argv[1], compression=None, callbacks="loop").wait_open(10)
+            ws.onmessage = onmessage
+            ws.send("parent")
+            assert heard.wait(10)
+            check_child(children[0])
+            ws.onmessage = None
+            converse()
+            ws.close(1000)
+            assert ws.wait_closed(10).wasClean
+            print("READY", flush=True)
+            """,
+        )
+
+
+@needs_fork
 @pytest.mark.parametrize("leave", ["pass", "sys.exit(0)", "os._exit(0)"])
 def test_a_child_forked_in_a_handler_on_the_loop_ends(tmp_path: Path, leave: str) -> None:
     with RawServer(conversing) as server:

@@ -236,7 +236,7 @@ class Callbacks:
                     handler(data)
                 except BaseException as error:
                     self._log_exception("onmessage", error)
-                if _loop.orphaned:
+                if _loop.orphan is not None:
                     _loop.end_orphan()
         finally:
             self._running = False

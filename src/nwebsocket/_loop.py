@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from importlib import import_module
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ _started: dict[int, LoopThread] = {}
 _start_lock = threading.RLock()
 _START_PATIENCE = 1.0  # seconds
 
-orphaned = False
-"""Whether this process was forked on the loop thread, by a handler there, and so has nothing but that handler to do."""
+orphan: int | None = None
+"""The thread that was the parent's loop, if this process was forked by a handler there: it has that handler to end."""
 
 
 def current() -> LoopThread:
@@ -88,11 +89,11 @@ def is_loop_thread() -> bool:
 
 
 def end_orphan(error: BaseException | None = None) -> None:
-    """End this process if it is `orphaned`: its handler has returned, or has raised `error`.
+    """End this process if the calling thread is its `orphan`: the handler has returned, or has raised `error`.
 
     What would go on now is the parent's loop, with the parent's sockets.
     """
-    if not orphaned:
+    if orphan != get_ident():
         return
     if error is not None and not isinstance(error, SystemExit):
         traceback.print_exception(type(error), error, error.__traceback__)
@@ -110,8 +111,8 @@ def stop(timeout: float) -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _loop, _start_lock, orphaned
-    orphaned = is_loop_thread()
+    global _loop, _start_lock, orphan
+    orphan = get_ident() if is_loop_thread() or orphan == get_ident() else None
     _start_lock = threading.RLock()
     for loop in _started.values():
         loop.abandon_after_fork()
