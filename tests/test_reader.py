@@ -194,6 +194,26 @@ def test_the_loop_reads_again_when_recv_does_not_come_back(ws: WebSocket, sayer:
     assert sayer.ponged.wait(LIMIT)
 
 
+@pytest.mark.usefixtures("long_lease")
+def test_what_a_thread_has_read_is_there_when_the_connection_is_given_up(
+    ca: Authority, options: dict[str, Any], sayer: Sayer
+) -> None:
+    def script(peer: Peer) -> None:
+        with contextlib.suppress(EOFError, OSError):  # the client is gone at the end
+            sayer(peer)
+
+    with RawServer(script, ssl=ca.server() if options["ssl"] else None) as server:
+        ws = connect(server.url, **options)
+        reader = lend(ws)
+        ws.send("flood 1000")  # 6 KiB: one read, of which the first 4 KiB go to the inbox
+        heard = [ws.recv(LIMIT)]
+        assert reader.has_left
+        ws._nwebsocket.bridge.post(ws._nwebsocket.session._give_up)
+        ws.wait_closed(LIMIT)
+        heard += [ws.recv(0) for _ in range(ws.stats.inbox)]
+        assert heard == [str(number) for number in range(1000)]
+
+
 def test_the_loop_waits_again_for_a_socket_that_is_silent(ws: WebSocket) -> None:
     reader = lend(ws)
     until(lambda: not reader.lent, patience=IDLE + LIMIT)

@@ -18,7 +18,7 @@ from typing import Protocol as Interface
 from ._bridge import Bridge, ReadyState, Sifter, overfull
 from ._callbacks import Callbacks
 from ._clock import monotonic
-from ._curio import Event, sleep
+from ._curio import CancelledError, Event, sleep
 from ._keepalive import Keepalive
 from ._log import log
 from ._options import Options
@@ -102,7 +102,7 @@ class Intake:
                 await self._see_to(more)
             if self._protocol.unfinished:
                 await self._receive_the_rest()
-            if (bridge.inbox or overfull or self._crowded) and self._has_no_room():
+            if (bridge.inbox or self._crowded) and self._has_no_room():
                 await self._wait_for_room()
             data = (await self._lend() if self._may_lend else b"") or await receive()
             if not data:
@@ -121,7 +121,15 @@ class Intake:
             lane, heard = self._protocol.lane, self._keepalive.heard
             assert lane is not None
             self._reader = self._bridge.reader = Reader(self._bridge, self._transport, lane, heard)
-        return await self._reader.lend()
+        try:
+            return await self._reader.lend()
+        except OSError:  # what a thread has read before is there all the same, be it the server's Close frame
+            if (more := self._received(self._reader.left)) is not None:
+                await self._see_to(more)
+            raise
+        except CancelledError:  # we are given up
+            self._received(self._reader.left)
+            raise
 
     # ---- what has come
 
@@ -167,7 +175,6 @@ class Intake:
         """Deliver the messages in `data`; return what has come if there is more to be seen to."""
         if self._session.draining:
             return None
-        overfull.clear()
         received = self._protocol.receive_some(data)
         messages = received.messages
         if received.replies is not None:
@@ -182,15 +189,16 @@ class Intake:
             messages = self._sifted(messages, self._bridge.sifter)
         if messages and self._on_loop:
             self._deliver_on_loop(messages)
-            if self._bridge.outgoing:
-                return received
         elif messages:
             self._deliver(messages)
             if self._callbacks.hears_messages():
                 self._callbacks.notify()
+        if overfull:  # before anybody else reads: it was the handlers of what has come here
+            self._crowded |= overfull
+            overfull.clear()
         if received.replies or received.pongs or received.close is not None or received.failure is not None:
             return received
-        return None
+        return received if self._on_loop and messages and self._bridge.outgoing else None
 
     def _sifted(self, messages: list[str | bytes], sifter: Sifter) -> list[str | bytes]:
         """What the sifter leaves of the messages."""
@@ -284,7 +292,7 @@ class Intake:
         """Whether the inbox is full, or callbacks on the loop, which may not wait, have sent too much to anybody."""
         if self._session.draining:
             return False
-        if (overfull or self._crowded) and self._is_held_up():
+        if self._crowded and self._is_held_up():
             return True
         return self._bridge.stop_reading_if_full()
 
@@ -292,8 +300,6 @@ class Intake:
         """Whether handlers that what we have read has called on the loop have sent too much, to this socket or another:
         that goes on reading only when it has been written.
         """
-        self._crowded |= overfull
-        overfull.clear()
         for bridge in list(self._crowded):
             given_up = bridge is not self._bridge and self._bridge.state is not ReadyState.OPEN
             if not given_up and bridge.hold_up(self._go_on):

@@ -5,6 +5,7 @@ A `logging.Handler` is anybody's code: what it raises must not end the thread th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
@@ -80,8 +81,6 @@ def _show(error: BaseException) -> None:
     """As `logging` itself shows what goes wrong in its handlers."""
     if not logging.raiseExceptions or sys.stderr is None:
         return
-    try:
+    with contextlib.suppress(BaseException):  # there is nobody left to tell
         sys.stderr.write("--- a handler of the logger nwebsocket has raised ---\n")
         traceback.print_exception(type(error), error, error.__traceback__, file=sys.stderr)
-    except Exception:
-        pass  # there is nobody left to tell

@@ -69,6 +69,7 @@ class Reader:
 
         Raises OSError, as reading does.
         """
+        self.left = b""
         if not self._lane.between_frames:
             return b""
         self._wanted.clear()
