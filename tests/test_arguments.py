@@ -95,6 +95,29 @@ def test_any_other_whole_number_is_refused_at_the_call(name: str, value: Any) ->
         Options(**{name: value})
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Deflate(level=10**5000),
+        lambda: Deflate(client_no_context_takeover=10**5000),  # type: ignore[arg-type]
+        lambda: Options(callbacks=10**5000),  # type: ignore[arg-type]
+        lambda: Options(ssl=10**5000),  # type: ignore[arg-type]
+        lambda: Options(compression=10**5000),  # type: ignore[arg-type]
+        lambda: ReconnectingWebSocket("ws://host/", max_outbox=-(10**5000)),
+    ],
+)
+def test_an_error_about_a_number_of_thousands_of_digits_names_the_argument(make: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"must be .* not a number of thousands of digits"):
+        make()
+
+
+def test_numpys_whole_numbers_are_whole_numbers_everywhere(echo: str) -> None:
+    assert Deflate(level=np.int64(6)).level == 6
+    with ReconnectingWebSocket(echo, max_outbox=np.int64(5), compression=Deflate(level=np.int8(9))) as ws:
+        ws.send("hello " * 30)
+        assert ws.recv(LIMIT) == "hello " * 30
+
+
 # --- Messages
 
 

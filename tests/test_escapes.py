@@ -109,6 +109,10 @@ SECRET = "s3cr3t"
         lambda: WebSocket("ws://host/", f"bearer={SECRET}"),
         lambda: WebSocket("ws://host/", [f"bearer.{SECRET}", f"Bearer.{SECRET}"]),
         lambda: WebSocket("ws://host/", headers=f"Authorization: Bearer {SECRET}"),
+        lambda: WebSocket("ws://host/", headers={f"Authorization: Bearer {SECRET}": ""}),
+        lambda: WebSocket("ws://host/", headers=[(f"Cookie={SECRET}", "")]),
+        lambda: WebSocket("ws://host/", proxy=f"http://proxy:1/?token={SECRET}"),
+        lambda: WebSocket("ws://host/", proxy=f"http://user:{SECRET}@proxy:99999"),
     ],
 )
 def test_no_secret_is_in_an_error_of_the_arguments(make: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import logging
+import random
 import socket
 import ssl
 import struct
@@ -575,6 +576,27 @@ def test_socks_requests(case: str, chunk: int) -> None:
 
 
 # --- The proxy lies, stalls or leaves
+
+
+@pytest.mark.parametrize("scheme", ["socks4", "socks4a", "socks5", "socks5h"])
+def test_whatever_a_socks_proxy_says_is_an_error_of_the_proxy(scheme: str, log: Any) -> None:
+    chance = random.Random(scheme)
+
+    def script(peer: Peer) -> None:
+        with contextlib.suppress(OSError):  # the client may have hung up
+            beginning = bytes((5 if "5" in scheme else 0, chance.choice((0, 0, 2, 90, 255))))
+            peer.send(beginning + chance.randbytes(chance.choice((0, 1, 6, 30))))
+            peer.end()
+
+    with RawServer(script) as server:
+        for host in ("127.0.0.1", "server.example" if scheme[-1] in "ah" else "127.0.0.2", ".".join(["x" * 62] * 4)):
+            for _ in range(15 if len(host) < 100 or scheme[-1] in "ah" else 0):
+                ws = WebSocket(f"ws://{host}:9000/", proxy=f"{scheme}://127.0.0.1:{server.port}", open_timeout=5)
+                with pytest.raises(ConnectionFailed) as caught:
+                    ws.wait_open(LIMIT)
+                assert "internal" not in str(caught.value)
+                ws.wait_closed(LIMIT)
+    assert log.errors() == []
 
 
 def sends_a_header_of_1_mib(peer: Peer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ._numbers import shown, whole_number
 from .exceptions import InvalidArgument
 
 
@@ -55,7 +56,7 @@ def deflate_of(compression: Any) -> Deflate | None:
     """
     if compression is None or isinstance(compression, Deflate):
         return compression
-    message = f"compression must be 'deflate', a Deflate(...) or None, not {compression!r}"
+    message = f"compression must be 'deflate', a Deflate(...) or None, not {shown(compression)}"
     if not isinstance(compression, str):
         raise TypeError(message)
     if compression != "deflate":
@@ -64,16 +65,16 @@ def deflate_of(compression: Any) -> Deflate | None:
 
 
 def _check_range(name: str, value: Any, lowest: int, highest: int, alternative: str = "") -> None:
-    message = f"{name} must be a whole number from {lowest} to {highest}{alternative}, not {value!r}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(message)
-    if not lowest <= value <= highest:
-        raise InvalidArgument(message)
+    number = whole_number(value)
+    if number is not None and lowest <= number <= highest:
+        return
+    message = f"{name} must be a whole number from {lowest} to {highest}{alternative}, not {shown(value)}"
+    raise TypeError(message) if number is None else InvalidArgument(message)
 
 
 def _check_flag(name: str, value: Any) -> None:
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {value!r}")
+        raise TypeError(f"{name} must be True or False, not {shown(value)}")
 
 
 DEFAULT = Deflate()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 import os
 import re
 import socket
 import ssl as tls
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._compression import Deflate, deflate_of
 from ._cookies import check_cookies, cookie_header, is_jar
+from ._numbers import real_number, shown, whole_number
 from ._proxies import Proxy, parse_proxy, proxy_of_environment
 from ._url import URL, basic_authorization
 from .exceptions import InvalidArgument
@@ -102,7 +100,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.ssl is not None and not isinstance(self.ssl, tls.SSLContext):
-            raise TypeError(f"ssl must be an ssl.SSLContext or None, not {self.ssl!r}")
+            raise TypeError(f"ssl must be an ssl.SSLContext or None, not {shown(self.ssl)}")
         deflate_of(self.compression)  # raises
         _check_choice("callbacks", self.callbacks, ("thread", "loop"))
         _check_choice("output", self.output, ("cell", None))
@@ -133,12 +131,12 @@ class Options:
         value = getattr(self, name)
         if value is None and optional:
             return
-        number = _as_int(value) if whole else _as_float(value)
+        number = whole_number(value) if whole else real_number(value)
         expected = f"{name} must be {expected}{' or None' if optional else ''}"
         if number is None:
-            raise TypeError(f"{expected}, not {_shown(value)}")
+            raise TypeError(f"{expected}, not {shown(value)}")
         if not number > 0:
-            raise InvalidArgument(f"{expected}, not {_shown(value)}")
+            raise InvalidArgument(f"{expected}, not {shown(value)}")
         if type(value) is not type(number) or number != value:
             object.__setattr__(self, name, number)
 
@@ -182,40 +180,7 @@ class Options:
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices:
-        raise InvalidArgument(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
-
-
-_LARGEST = sys.maxsize // 2
-"""What a whole number is taken for that is larger: zlib and others count no further."""
-
-
-def _as_int(value: Any) -> int | None:
-    """A whole number, NumPy's included, at most `_LARGEST`; None if it is none."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        return None
-    return min(int(value), _LARGEST)
-
-
-def _as_float(value: Any) -> float | None:
-    """A number, NumPy's included: infinity stands for what is too large for a float; None if it is none."""
-    if type(value) is float:
-        return value
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return None
-    number: Any = value
-    try:
-        return float(number)
-    except OverflowError:
-        return math.inf if number > 0 else -math.inf
-
-
-def _shown(value: Any) -> str:
-    """For an error; Python refuses to write an int of thousands of digits."""
-    try:
-        text = repr(value)
-    except ValueError:
-        return "a number of thousands of digits"
-    return text if len(text) <= 100 else f"{text[:100]}..."
+        raise InvalidArgument(f"{name} must be one of {', '.join(map(repr, choices))}, not {shown(value)}")
 
 
 def _check_auth(auth: Any) -> None:
@@ -266,11 +231,11 @@ def check_timeout(timeout: Any) -> float | None:
     """Return `timeout`, None or a number of seconds, 0 or more, as a float; raise if it is something else."""
     if timeout is None:
         return None
-    seconds = _as_float(timeout)
+    seconds = real_number(timeout)
     if seconds is None:
-        raise TypeError(f"timeout must be a number of seconds or None, not {_shown(timeout)}")
+        raise TypeError(f"timeout must be a number of seconds or None, not {shown(timeout)}")
     if not seconds >= 0:
-        raise InvalidArgument(f"timeout must be 0 or more seconds, or None, not {_shown(timeout)}")
+        raise InvalidArgument(f"timeout must be 0 or more seconds, or None, not {shown(timeout)}")
     return seconds
 
 
@@ -291,11 +256,17 @@ def _check_header(name: Any, value: Any) -> None:
     if not isinstance(name, str) or not isinstance(value, str):
         raise TypeError(f"header {name!r}: name and value must be str, not {type(value).__name__}")
     if not _TOKEN.fullmatch(name):
-        raise InvalidArgument(f"{name!r} is not a header name (RFC 9110 section 5.1)")
+        raise InvalidArgument(f"{_plain_part(name)} is not a header name (RFC 9110 section 5.1)")
     if name.lower() in _HANDSHAKE_HEADERS:
         raise InvalidArgument(f"the header {name} is set by the handshake itself")
     if not _VALUE.fullmatch(value) or (not value.isascii() and not _is_latin_1(value)):
         raise InvalidArgument(f"the value of the header {name} has a line break, a control or a non-Latin-1 character")
+
+
+def _plain_part(name: str) -> str:
+    """What is shown of a bad name: what follows a colon or an equals sign is most likely its value."""
+    shown_part = re.split("[:=]", name, maxsplit=1)[0]
+    return repr(shown_part if shown_part == name else f"{shown_part}...")
 
 
 def _is_latin_1(value: str) -> bool:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from ._url import URL, Problem, basic_authorization, parse_authority, without_credentials
+from ._url import URL, Problem, basic_authorization, parse_authority, without_secrets
 from .exceptions import InvalidArgument
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
@@ -92,7 +92,7 @@ def _check_socks(proxy: Proxy, origin: str) -> None:
 
 
 def _refuse(origin: str, text: str, problem: str) -> NoReturn:
-    raise InvalidArgument(f"{origin} {without_credentials(text)!r} is not a proxy's URL: {problem}") from None
+    raise InvalidArgument(f"{origin} {without_secrets(text)!r} is not a proxy's URL: {problem}") from None
 
 
 def proxy_of_environment(url: URL, environ: Mapping[str, str]) -> Proxy | None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ._bridge import Ending
 from ._inside import make_default_tls_context
 from ._log import log
+from ._numbers import shown, whole_number
 from ._options import Headers, Options
 from ._outbox import OutboxBridge, Passing
 from ._payload import TEXT, Message, message_of
@@ -110,7 +111,7 @@ class ReconnectingWebSocket(WebSocket):
         inside.check_may_start(self)
         if options.get("sock") is not None:
             raise InvalidArgument("a ReconnectingWebSocket cannot use sock: there is no second one")
-        _check_max_outbox(max_outbox)
+        max_outbox = _checked_max_outbox(max_outbox)
         fixed = Options(headers=() if callable(headers) else headers, **options)  # type: ignore[arg-type]
         first = _UNKNOWN if callable(url) else parse_url(url)
         names = () if callable(protocols) else parse_protocols(protocols)
@@ -174,11 +175,14 @@ class ReconnectingWebSocket(WebSocket):
         return cast("Supervisor", self._nwebsocket.supervisor).backoff.retry_count
 
 
-def _check_max_outbox(max_outbox: Any) -> None:
-    if isinstance(max_outbox, bool) or not isinstance(max_outbox, int):
-        raise TypeError(f"max_outbox must be a whole number of messages, at least 1, not {max_outbox!r}")
-    if max_outbox < 1:
-        raise InvalidArgument(f"max_outbox must be a whole number of messages, at least 1, not {max_outbox!r}")
+def _checked_max_outbox(max_outbox: Any) -> int:
+    number = whole_number(max_outbox)
+    message = f"max_outbox must be a whole number of messages, at least 1, not {shown(max_outbox)}"
+    if number is None:
+        raise TypeError(message)
+    if number < 1:
+        raise InvalidArgument(message)
+    return number
 
 
 def _user_decides(owner: Callable[[], ReconnectingWebSocket | None]) -> Callable[[Ending, float], bool]:

@@ -1,0 +1,40 @@
+"""Numbers that users give: those of NumPy and fractions are numbers, too, and some are larger than anybody counts."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import sys
+from typing import Any
+
+_LARGEST = sys.maxsize // 2
+"""What a whole number is taken for that is larger: zlib and others count no further."""
+
+
+def whole_number(value: Any) -> int | None:
+    """A whole number, NumPy's included, at most `_LARGEST`; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        return None
+    return min(int(value), _LARGEST)
+
+
+def real_number(value: Any) -> float | None:
+    """A number, NumPy's included: infinity stands for what is too large for a float; None if it is none."""
+    if type(value) is float:
+        return value
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    number: Any = value
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+
+
+def shown(value: Any) -> str:
+    """For an error; Python refuses to write an int of thousands of digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 100 else f"{text[:100]}..."
