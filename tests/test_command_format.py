@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nwebsocket._command_format import MAX_CHARACTERS, MAX_LINES, as_json, harmless, lay_out_json, show
@@ -66,7 +67,26 @@ _JSON = st.recursive(_SCALARS, lambda inner: st.lists(inner) | st.dictionaries(s
 def test_the_layout_says_the_same(value: object, width: int) -> None:
     laid_out = lay_out_json(json.dumps(value), width)
     assert laid_out is not None
+    assume(laid_out.count("\n") < MAX_LINES)  # there are no more
     assert json.loads(laid_out) == value
+
+
+@pytest.mark.parametrize("width", [20, 200])
+@pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a":', "}")])
+def test_deeply_nested_json_costs_no_more_for_each_level(start: str, end: str, width: int) -> None:
+    def calls_for(levels: int) -> int:
+        text = start * levels + "[[],{}" + ",[1]" * 2000 + "]" + end * levels
+        count = [0]
+        sys.setprofile(lambda *_: count.__setitem__(0, count[0] + 1))
+        try:
+            laid_out = lay_out_json(text, width)
+        finally:
+            sys.setprofile(None)
+        assert laid_out is not None
+        assert len(laid_out.splitlines()) == MAX_LINES + 1
+        return count[0]
+
+    assert calls_for(320) < 1.5 * calls_for(80)
 
 
 @pytest.mark.parametrize("text", ["12", '"x"', "{not json}", "[1,", "[" * 10_000, "[/red]", ""])

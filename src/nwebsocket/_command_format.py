@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
-from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -124,7 +124,8 @@ class _Number(str):
 
 
 def lay_out_json(text: str, width: int) -> str | None:
-    """A JSON object or array in as few lines of `width` columns as its structure allows; None if it is none.
+    """A JSON object or array in as few lines of `width` columns as its structure allows, and no more of them than one
+    beyond `MAX_LINES`; None if it is none.
 
     Nothing is changed but the spaces, and the escapes in strings.
     """
@@ -134,33 +135,71 @@ def lay_out_json(text: str, width: int) -> str | None:
         value = json.loads(
             text, object_pairs_hook=_Members, parse_int=_Number, parse_float=_Number, parse_constant=_Number
         )
-        return _lay_out(value, width, "")
+        layout = _Layout(width)
+        with contextlib.suppress(_Enough):
+            layout.add(value)
+        return "\n".join(layout.lines)
     except (ValueError, RecursionError):
         return None
 
 
-def _lay_out(value: Any, width: int, indent: str) -> str:
-    line = _on_one_line(value)
-    if not isinstance(value, list) or not value or len(indent) + len(line) <= width:
-        return line
-    inner = indent + "  "
-    if isinstance(value, _Members):
-        parts = [f"{inner}{_quoted(name)}: {_lay_out(member, width, inner)}" for name, member in value]
-    else:
-        parts = [inner + _lay_out(item, width, inner) for item in value]
-    return f"{line[0]}\n" + ",\n".join(parts) + f"\n{indent}{line[-1]}"
+class _Layout:
+    """Lines, of which there are no more than can be shown."""
+
+    def __init__(self, width: int) -> None:
+        self.lines: list[str] = []
+        self._width = width
+
+    def add(self, value: Any, indent: str = "", before: str = "", after: str = "") -> None:
+        """Add a value, with its name before it and a comma after it."""
+        line = _on_one_line(value, self._width - len(indent)) if isinstance(value, list) else _leaf(value)
+        if line is not None:
+            self._add_line(f"{indent}{before}{line}{after}")
+            return
+        named = isinstance(value, _Members)
+        start, end = "{}" if named else "[]"
+        self._add_line(f"{indent}{before}{start}")
+        for number, item in enumerate(value, 1):
+            comma = "," if number < len(value) else ""
+            name, item = (f"{_quoted(item[0])}: ", item[1]) if named else ("", item)
+            self.add(item, f"{indent}  ", name, comma)
+        self._add_line(f"{indent}{end}{after}")
+
+    def _add_line(self, line: str) -> None:
+        self.lines.append(line)
+        if len(self.lines) > MAX_LINES:
+            raise _Enough
 
 
-def _on_one_line(value: Any) -> str:
-    if isinstance(value, _Members):
-        return f"{{{_joined(f'{_quoted(name)}: {_on_one_line(member)}' for name, member in value)}}}"
-    if isinstance(value, list):
-        return f"[{_joined(map(_on_one_line, value))}]"
+class _Enough(Exception):
+    """There are more lines than will be shown."""
+
+
+def _on_one_line(value: Any, room: int) -> str | None:
+    """None if it takes more than so many characters, which costs no more than to fill them."""
+    if not isinstance(value, list):
+        line = _leaf(value) if not isinstance(value, str) or len(value) <= room else None
+        return line if line is not None and len(line) <= room else None
+    if value and room < 2:
+        return None
+    named = isinstance(value, _Members)
+    parts: list[str] = []
+    left = room - 2
+    for item in value:
+        name, item = (f"{_quoted(item[0])}: ", item[1]) if named else ("", item)
+        part = _on_one_line(item, left - len(name))
+        if part is None:
+            return None
+        parts.append(name + part)
+        left -= len(name) + len(part) + 2
+        if left < -2:  # the last has no comma behind it
+            return None
+    line = ", ".join(parts)
+    return f"{{{line}}}" if named else f"[{line}]"
+
+
+def _leaf(value: Any) -> str:
     return value if isinstance(value, _Number) else _quoted(value)
-
-
-def _joined(parts: Iterable[str]) -> str:
-    return ", ".join(parts)
 
 
 def _quoted(value: Any) -> str:
