@@ -180,6 +180,15 @@ def test_buffers_are_messages() -> None:
 
 
 @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_an_outbox_cannot_be_copied_but_taken_as_a_list(how: Any) -> None:
+    with ReconnectingWebSocket("ws://127.0.0.1:1/") as ws:
+        ws.send("kept")
+        with pytest.raises(TypeError, match=r"an outbox cannot be copied or pickled: take list\(ws.outbox\)"):
+            how(ws.outbox)
+        assert list(ws.outbox) == ["kept"]
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_a_socket_cannot_be_copied(ws: Client, how: Any) -> None:
     with pytest.raises(TypeError, match="cannot be copied or pickled"):
         how(ws)

@@ -47,6 +47,10 @@ class Outbox:
     def __init__(self, bridge: OutboxBridge) -> None:
         self._bridge = bridge
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A copy would be of the connection, too."""
+        raise TypeError("an outbox cannot be copied or pickled: take list(ws.outbox)")
+
     def __len__(self) -> int:
         return len(self._bridge.kept)
 
