@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from typing import Any
 
@@ -87,6 +88,58 @@ def test_what_a_handler_on_the_loop_has_sent_goes_out_before_the_failures_close_
         ws.wait_closed(LIMIT)
     assert isinstance(errors[0], ProtocolError)
     assert received == [TEXT, CLOSE]
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_also_when_the_operating_system_does_not_take_it_at_once(compression: Any) -> None:
+    answer = random.Random(1).randbytes(16 * 2**20)
+    received: list[tuple[int, int]] = []
+    answered = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.accept(extensions="permessage-deflate" if compression else None)
+        peer.read_frame()  # the handlers are set
+        peer.send(text("hello") + frame(BINARY, b"bad", rsv=2))
+        assert answered.wait(LIMIT)
+        received.extend((each.opcode, len(each.payload)) for each in peer.read_until_close())
+        peer.read_eof()
+
+    with RawServer(script) as server:
+        ws = WebSocket(server.url, callbacks="loop", compression=compression, write_limit=2**26)
+
+        def onmessage(_: object) -> None:
+            ws.send(answer)
+            assert ws.bufferedAmount
+            answered.set()
+
+        errors: list[Any] = []
+        ws.onerror = errors.append
+        ws.onmessage = onmessage
+        ws.wait_open(LIMIT).send("go")
+        ws.wait_closed(LIMIT)
+    assert isinstance(errors[0], ProtocolError)
+    assert [opcode for opcode, _ in received] == [BINARY, CLOSE]
+    assert received[0][1] >= len(answer)
+
+
+def test_what_a_server_that_failed_does_not_read_holds_up_the_end_for_a_moment_only() -> None:
+    over = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        peer.read_frame()
+        peer.send(text("hello") + frame(BINARY, b"bad", rsv=2))
+        assert over.wait(LIMIT)
+
+    with RawServer(script) as server:
+        ws = WebSocket(server.url, callbacks="loop", compression=None, write_limit=2**26, close_timeout=0.3)
+        errors: list[Any] = []
+        ws.onerror = errors.append
+        ws.onmessage = lambda _: ws.send(bytes(16 * 2**20))
+        ws.wait_open(LIMIT).send("go")
+        ws.wait_closed(LIMIT)
+        over.set()
+    assert isinstance(errors[0], ProtocolError)
 
 
 def test_a_handler_on_the_loop_that_sends_too_much_to_another_socket_is_not_fed() -> None:

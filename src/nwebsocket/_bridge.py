@@ -710,7 +710,7 @@ class Bridge:
             return self.reading_stopped
 
     def closing_by_server(self) -> None:
-        """The server's Close frame has come."""
+        """The server's Close frame has come, or what no server may send."""
         with self.lock:
             if self.state is ReadyState.OPEN:
                 self.state = ReadyState.CLOSING

@@ -227,15 +227,15 @@ class Intake:
         """Pongs, a close, a failure, what must be answered, and what handlers on the loop have sent."""
         for payload in received.pongs:
             self._pong(payload)
-        if received.failure is not None:
-            if self._on_loop and self._bridge.outgoing:
-                await self._session.write()  # handlers on the loop have heard what came before it
+        if received.failure is not None and not (self._on_loop and self._bridge.has_outgoing()):
+            # Else session.write() does that behind what the handlers have answered to what they heard before it.
             with self._transport.wire:
                 received.goodbye = self._protocol.fail()
         if received.goodbye:
             self._say_goodbye(received.goodbye)
         if received.close is not None:
             self._trace("<", f"Close frame, code {received.close.code}, reason {received.close.reason!r}")
+        if received.close is not None or received.failure is not None:
             self._bridge.closing_by_server()
         if received.failure is not None:
             self._trace("!", f"{received.failure}; told the server so with code {received.failure.sent_code}")

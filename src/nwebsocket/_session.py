@@ -312,9 +312,9 @@ class Session:
         assert transport is not None
         with transport.wire:
             if protocol.can_send:
-                if request is None or self._bridge.has_outgoing():
+                if (request is None and not protocol.failed) or self._bridge.has_outgoing():
                     return False
-                transport.send(protocol.close(*request))
+                transport.send(protocol.fail() if protocol.failed or request is None else protocol.close(*request))
                 self._writer.closed = True
                 return True
             if self.draining and not self._shut_down:
