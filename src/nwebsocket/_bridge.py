@@ -187,8 +187,8 @@ class Bridge:
         self._written_bytes = self._written_messages = 0
         self.written_at = 0.0  # when send() wrote last itself; monotonic clock
         self._write_limit = options.write_limit
-        # What is to be called when there is room; see hold_up().
-        self._held_up: set[Callable[[], object]] = set()
+        # What is to be called when there is room; see hold_up(). Most connections never have any.
+        self._held_up: set[Callable[[], object]] | None = None
         # Those who wait in send() until they are below the limit again.
         self._senders: list[threading.Lock] = []
 
@@ -455,7 +455,7 @@ class Bridge:
             if taken():  # not under the lock: a handler may be a property of the user's
                 raise self._taken_error()
             with self.lock:
-                if self.consumer in (None, get_ident()):
+                if self.consumer is None or self.consumer == get_ident():
                     message = self.take_message()
                     if message is not None:
                         return message
@@ -622,7 +622,11 @@ class Bridge:
             self.room_for_others()
 
     def hold_up(self, resume: Callable[[], object]) -> bool:
-        """Whether too much waits to be written; if so, `resume` is called, on any thread, when it does not any more."""
+        """Whether too much waits to be written; if so, `resume` is called, on any thread, when it does not any more. On
+        the loop thread.
+        """
+        if self._held_up is None:
+            self._held_up = set()
         self._held_up.add(resume)  # before looking: the writer writes first, and looks for whom to tell after that
         writer = self.writer
         if self.ending is None and writer is not None and writer.error is None and self.over_write_limit():

@@ -87,7 +87,7 @@ class Callbacks:
         self._changes = 0  # of handlers; guarded by the bridge's lock, as the next two are
         self._notices = 0  # calls of notify()
         self._keepings = 0  # calls of _keep_owner(): the last one decides
-        self._broken: set[str] = set()  # handlers that could not be looked up, and of which the log has been told
+        self._broken: tuple[str, ...] = ()  # handlers that could not be looked up, and of which the log has been told
         self._thread: threading.Thread | None = None
         self._thread_ident: int | None = None
         self._running = False
@@ -153,7 +153,11 @@ class Callbacks:
         """The same for messages, as fast as can be: it is asked for each one."""
         if self._listeners["message"]:
             return self.has_handler("message")
-        handler = self._looked_up(self._owner(), "onmessage")
+        owner = self._owner()
+        try:
+            handler = getattr(owner, "onmessage", None)
+        except BaseException:
+            handler = self._not_looked_up(owner, "onmessage")
         return handler is not None and getattr(handler, "__func__", None) is not self._default_onmessage
 
     def _attribute(self, event_type: str) -> Callable[..., Any] | None:
@@ -166,12 +170,16 @@ class Callbacks:
         try:
             return getattr(owner, name, None)
         except BaseException:
-            if not contains():
-                raise
-            if name not in self._broken:
-                self._broken.add(name)
-                log.exception("%s of %s cannot be looked up: it is taken for none", name, type(owner).__name__)
-            return None
+            return self._not_looked_up(owner, name)
+
+    def _not_looked_up(self, owner: Any, name: str) -> Any:
+        """What looking it up has raised, and is being handled, goes to the log, or on."""
+        if not contains():
+            raise
+        if name not in self._broken:
+            self._broken += (name,)
+            log.exception("%s of %s cannot be looked up: it is taken for none", name, type(owner).__name__)
+        return None
 
     # ---- the constructor
 
@@ -227,7 +235,10 @@ class Callbacks:
         self._running = True
         try:
             for index, data in enumerate(messages):
-                handler = self._looked_up(owner, "onmessage")
+                try:  # as in _looked_up(), which would be one call more for each message
+                    handler = getattr(owner, "onmessage", None)
+                except BaseException:
+                    handler = self._not_looked_up(owner, "onmessage")
                 if handler is None or getattr(handler, "__func__", None) is self._default_onmessage:
                     return messages[index:]
                 if listeners not in _NO_LISTENERS:
@@ -442,26 +453,31 @@ class Callbacks:
         """All that wait; no event comes between them."""
         self._bridge.begin_consuming()
         try:
-            while self._bridge.inbox and self._dispatch_message(owner):
-                pass
+            self._consume(owner)
         finally:
             self._bridge.end_consuming()
 
-    def _dispatch_message(self, owner: Any) -> bool:
-        """The next one; False if nobody would hear it."""
-        if self._listeners["message"] not in _NO_LISTENERS:
-            return self._dispatch_to_hearers(owner)
-        handler = self._looked_up(owner, "onmessage")
-        if handler is None or getattr(handler, "__func__", None) is self._default_onmessage:
-            return False
-        data = self._bridge.take_message()
-        if data is None:
-            return False
-        try:
-            handler(data)
-        except BaseException as error:
-            self._log_exception("onmessage", error)
-        return True
+    def _consume(self, owner: Any) -> None:
+        """Have the messages heard, until there are none, or nobody would hear the next."""
+        bridge, listeners = self._bridge, self._listeners["message"]
+        while bridge.inbox:
+            if listeners not in _NO_LISTENERS:
+                if self._dispatch_to_hearers(owner):
+                    continue
+                return
+            try:  # as in _looked_up(), which would be one call more for each message
+                handler = getattr(owner, "onmessage", None)
+            except BaseException:
+                handler = self._not_looked_up(owner, "onmessage")
+            if handler is None or getattr(handler, "__func__", None) is self._default_onmessage:
+                return
+            data = bridge.take_message()
+            if data is None:
+                return
+            try:
+                handler(data)
+            except BaseException as error:
+                self._log_exception("onmessage", error)
 
     def _dispatch_to_hearers(self, owner: Any) -> bool:
         hearers = self._hearers("message")

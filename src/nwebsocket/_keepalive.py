@@ -12,6 +12,8 @@ from typing import Literal
 class Keepalive:
     """The pings of one connection."""
 
+    __slots__ = ("_heard", "_interval", "_paused", "_pinged", "_timeout", "_unanswered", "latency")
+
     def __init__(self, interval: float | None, timeout: float | None, now: float) -> None:
         self._interval = interval
         self._timeout = timeout

@@ -194,8 +194,9 @@ class CellCallbacks(Callbacks):
     def run_at_once(self, messages: list[str | bytes]) -> list[str | bytes]:
         return messages  # the usual way, one by one
 
-    def _dispatch_message(self, owner: Any) -> bool:
-        return self._dispatch_to_hearers(owner)  # each handler by _call()
+    def _consume(self, owner: Any) -> None:
+        while self._bridge.inbox and self._dispatch_to_hearers(owner):  # each handler by _call()
+            pass
 
     def _call(self, name: str, function: Callable[..., Any], *arguments: Any) -> None:
         self.notebook.call_under(self.cell(), super()._call, name, function, *arguments)

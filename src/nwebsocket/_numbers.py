@@ -22,7 +22,7 @@ def real_number(value: Any) -> float | None:
     """A number, NumPy's included: infinity stands for what is too large for a float; None if it is none."""
     if type(value) is float:
         return value
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, (int, numbers.Real)):  # an int is soon told for one
         return None
     number: Any = value
     try:

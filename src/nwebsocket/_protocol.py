@@ -113,6 +113,8 @@ class Protocol:
         self._fast_lane = fast_lane
         self.lane: FastLane | None = None  # there is one as soon as the connection is open
         self._for_wsproto = self._unread = b""  # what has come and is not parsed yet; the former is before the latter
+        self.unfinished = False
+        """Whether receive_some() has not parsed all: then call it again, with b"" or more, when there is room."""
         self._failed_with: events.CloseConnection | None = None
         self._interrupted = False  # wsproto has been given what it has not parsed yet
         self._room = 0  # how many bytes of messages may still come of this receive()
@@ -199,12 +201,12 @@ class Protocol:
         lane, messages = self.lane, received.messages
         if self.unfinished:
             data = self._unread + data
-            self._unread = b""
+            self._unread, self.unfinished = b"", False
         if lane is None or self._for_wsproto or self._interrupted:
             if lane is None:
                 data, self._for_wsproto = b"", self._for_wsproto + data
             if not self._parse(b"", received):
-                self._unread = data
+                self._leave_unread(data)
                 return received
         if lane is None:
             return received
@@ -217,17 +219,14 @@ class Protocol:
                 break
             others, position = lane.leave(data, position)
             if not self._parse(others, received):
-                self._unread = data[position:]
+                self._leave_unread(data[position:])
                 break
             position = lane.take(data, position, messages)
         return received
 
-    @property
-    def unfinished(self) -> bool:
-        """Whether receive_some() has not parsed all: then call it again, with b"" or more, when there is room."""
-        if self.close_received or self.failed:
-            return False
-        return bool(self._for_wsproto or self._unread or self._interrupted)
+    def _leave_unread(self, data: bytes) -> None:
+        self._unread = data
+        self.unfinished = not (self.close_received or self.failed)
 
     def message(self, payload: str | bytes, *, fin: bool = True) -> bytes:
         """Return the frame of a message, or of a fragment of one: all but the last with ``fin=False``.

@@ -34,6 +34,8 @@ _LATE = 1e-3
 class Tail:
     """What is known of the tails of one connection."""
 
+    __slots__ = ("_in_time", "_thread", "left", "piece")
+
     def __init__(self) -> None:
         self.left = False
         """The thread that sends is left with the present one."""
