@@ -90,6 +90,39 @@ def test_what_a_handler_on_the_loop_has_sent_goes_out_before_the_failures_close_
     assert received == [TEXT, CLOSE]
 
 
+def test_also_when_the_handler_is_set_a_line_after_the_constructor() -> None:
+    received: list[int] = []
+
+    def script(peer: Peer) -> None:
+        peer.accept(after=text("hello") + frame(BINARY, b"bad", rsv=2))
+        received.extend(each.opcode for each in peer.read_until_close())
+        peer.read_eof()
+
+    with RawServer(script) as server:
+        ws = WebSocket(server.url, callbacks="loop", compression=None)
+        until(lambda: ws.stats.inbox)  # the failure is behind that
+        ws.onmessage = ws.send
+        ws.onerror = lambda error: None
+        ws.wait_closed(LIMIT)
+    assert received == [TEXT, CLOSE]
+
+
+@pytest.mark.parametrize("consumer", ["nobody", "recv"])
+def test_a_failure_waits_for_a_handler_on_the_loop_a_moment_only(consumer: str) -> None:
+    def script(peer: Peer) -> None:
+        peer.accept(after=text("hello") + frame(BINARY, b"bad", rsv=2))
+        assert [each.opcode for each in peer.read_until_close()] == [CLOSE]
+        peer.read_eof()
+
+    with RawServer(script) as server:
+        ws = WebSocket(server.url, callbacks="loop", compression=None)
+        ws.onerror = lambda error: None
+        if consumer == "recv":
+            assert ws.recv(LIMIT) == "hello"
+        ws.wait_closed(LIMIT)
+        assert ws.readyState == ws.CLOSED
+
+
 @pytest.mark.parametrize("compression", [None, "deflate"])
 def test_also_when_the_operating_system_does_not_take_it_at_once(compression: Any) -> None:
     answer = random.Random(1).randbytes(16 * 2**20)

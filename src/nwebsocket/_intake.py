@@ -40,6 +40,9 @@ SLICE = 5e-3
 SOON = 1.0
 """Seconds between two reads within which it pays to let recv() do the next one itself."""
 
+_HANDLER_PATIENCE = 0.25
+"""Seconds that a failure waits, with callbacks="loop", for somebody to hear the messages before it."""
+
 
 class SessionSide(Interface):
     """What the intake asks of the session."""
@@ -86,7 +89,8 @@ class Intake:
         self._reader: Reader | None = None  # None before the socket was first lent
         self._room: Event | None = None  # while reading waits for room
         self._full_inbox_told = False
-        self._crowded: set[Bridge] = set()  # connections that hold up our reading until they have written enough
+        # Connections that hold up our reading until they have written enough.
+        self._crowded: frozenset[Bridge] = frozenset()
 
     async def run(self) -> None:
         """Read to the end of the stream. Raises OSError, as reading does."""
@@ -227,6 +231,8 @@ class Intake:
         """Pongs, a close, a failure, what must be answered, and what handlers on the loop have sent."""
         for payload in received.pongs:
             self._pong(payload)
+        if received.failure is not None and self._on_loop:
+            await self._wait_for_first_handler()
         if received.failure is not None and not (self._on_loop and self._bridge.has_outgoing()):
             # Else session.write() does that behind what the handlers have answered to what they heard before it.
             with self._transport.wire:
@@ -243,6 +249,12 @@ class Intake:
             await self._session.drain(received.close, received.failure)
         else:
             await self._session.write()
+
+    async def _wait_for_first_handler(self) -> None:
+        """What came before a failure may wait for a handler that is set a line after the constructor: it may answer."""
+        deadline = monotonic() + _HANDLER_PATIENCE
+        while self._bridge.inbox and self._bridge.close_request is None and monotonic() < deadline:
+            await sleep(_HANDLER_PATIENCE / 50)
 
     def _pong(self, payload: bytes) -> None:
         answered = self._keepalive.pong(payload, monotonic())
@@ -300,11 +312,11 @@ class Intake:
         """Whether handlers that what we have read has called on the loop have sent too much, to this socket or another:
         that goes on reading only when it has been written.
         """
-        for bridge in list(self._crowded):
+        for bridge in self._crowded:
             given_up = bridge is not self._bridge and self._bridge.state is not ReadyState.OPEN
             if not given_up and bridge.hold_up(self._go_on):
                 return True
-            self._crowded.discard(bridge)
+            self._crowded -= {bridge}
         return False
 
     def _go_on(self) -> None:
