@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -288,26 +288,34 @@ def node_ws() -> Iterator[Program]:
 def _node_modules(npm: str) -> Path:
     """Install what `servers/package-lock.json` says, unless that has been done, and return where it is."""
     lock = (SERVERS / "package-lock.json").read_bytes()
+
+    def install(directory: Path) -> None:
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(SERVERS / name, directory)
+        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        result = subprocess.run(command, cwd=directory, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if result.returncode:
+            pytest.skip(f"npm cannot install the package ws: {result.stderr.strip()[-300:]}")
+
+    return installed(f"node-{hashlib.sha256(lock).hexdigest()[:16]}", install) / "node_modules"
+
+
+# --- What is installed once, into the user's cache
+
+
+def installed(name: str, install: Callable[[Path], None]) -> Path:
+    """Return the directory of this name in the cache, which `install(directory)` fills if there is none yet."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    installed = cache / "nwebsocket-tests" / f"node-{hashlib.sha256(lock).hexdigest()[:16]}"
-    if not installed.exists():
-        installed.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=installed.parent) as name:
-            _install(npm, Path(name))
+    directory = cache / "nwebsocket-tests" / name
+    if not directory.exists():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent) as temporary:
+            made = Path(temporary, "made")
+            made.mkdir()
+            install(made)
             try:
-                Path(name, "packages").rename(installed)
+                made.rename(directory)
             except OSError:
-                if not installed.exists():  # another run was faster
+                if not directory.exists():  # another run was faster
                     raise
-    return installed / "node_modules"
-
-
-def _install(npm: str, directory: Path) -> None:
-    packages = directory / "packages"
-    packages.mkdir()
-    for name in ("package.json", "package-lock.json"):
-        shutil.copy(SERVERS / name, packages)
-    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    result = subprocess.run(command, cwd=packages, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if result.returncode:
-        pytest.skip(f"npm cannot install the package ws: {result.stderr.strip()[-300:]}")
+    return directory
