@@ -32,8 +32,10 @@ from peers import (
     pong,
     text,
 )
+from until import until
 
 from nwebsocket import ConnectionClosed, ConnectionLost, KeepaliveTimeout, MessageTooBig, WebSocket, _bridge
+from nwebsocket._bridge import Bridge
 from nwebsocket._numpy import load_numpy
 
 WHERE = pytest.mark.parametrize("where", ["thread", "loop"])
@@ -275,6 +277,49 @@ def test_the_inbox_has_a_bound_in_bytes(log: Any, monkeypatch: pytest.MonkeyPatc
         assert ws.stats.inbox < 20
         assert numbers(ws.recv(LIMIT) for _ in range(TOTAL)) == list(range(TOTAL))
     assert len(log.warnings()) == 1
+
+
+@pytest.mark.parametrize("how", ["recv", "handler"])
+@pytest.mark.parametrize("bound", ["count", "bytes"])
+def test_to_know_that_the_inbox_is_full_takes_a_few_looks_for_each_message(
+    how: str, bound: str, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To see how much memory it takes, all that waits is looked at: that must not be done at each step."""
+    monkeypatch.setattr(_bridge, "INBOX_BYTES", 2**20 if bound == "bytes" else 2**26)
+    total, looks = 30_000, [0]
+    measure = Bridge._measure_inbox
+
+    def counted(bridge: Bridge) -> int:
+        looks[0] += bridge.inbox_length
+        return measure(bridge)
+
+    monkeypatch.setattr(Bridge, "_measure_inbox", counted)
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        for start in range(0, total, 50):
+            peer.send(b"".join(text(str(number)) for number in range(start, start + 50)))
+        peer.read_until_close()
+        peer.send(close_frame(1000))
+
+    heard: list[str] = []
+    over = threading.Event()
+
+    def onmessage(message: str) -> None:
+        heard.append(message)
+        if len(heard) == total:
+            over.set()
+
+    with opened(script, max_queue=4000 if bound == "count" else 10**6) as ws:
+        until(lambda: ws._nwebsocket.bridge.reading_stopped)
+        if how == "recv":
+            heard = [ws.recv(LIMIT) for _ in range(total)]
+        else:
+            ws.onmessage = onmessage
+            assert over.wait(LIMIT)
+    assert heard == [*map(str, range(total))]
+    assert 0 < looks[0] < 20 * total
+    log.warnings()
 
 
 def test_messages_can_be_sent_while_the_inbox_is_full(log: Any) -> None:
@@ -766,19 +811,16 @@ def test_a_consumer_that_empties_the_inbox_while_it_is_found_full_is_not_missed(
         bridge = ws._nwebsocket.bridge
         ws.send("x")
         assert bridge.wait(lambda: bridge.inbox_length, 2.0)  # nobody is woken for that: it takes all of the time
-        has_space, looks = bridge._has_space, 0
+        measure = bridge._measure_inbox
 
-        def consumed_meanwhile() -> bool:
-            nonlocal looks
-            looks += 1
-            space = has_space()
-            if looks == 2:  # the look with the lock held, which the callback thread does without
-                assert bridge.take_message() == "x"
-            return space
+        def consumed_meanwhile() -> int:
+            size = measure()
+            bridge.take_message()  # as the callback thread does without the lock
+            return size
 
-        bridge._has_space = consumed_meanwhile
+        bridge._measure_inbox = consumed_meanwhile
         bridge.stop_reading_if_full()
         assert not bridge.reading_stopped
-        del bridge._has_space
+        del bridge._measure_inbox
         ws.send("y")
         assert ws.recv(LIMIT) == "y"

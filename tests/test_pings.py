@@ -127,7 +127,7 @@ def test_a_failure_waits_for_a_handler_on_the_loop_a_moment_only(consumer: str) 
 def test_also_when_the_operating_system_does_not_take_it_at_once(compression: Any) -> None:
     answer = random.Random(1).randbytes(16 * 2**20)
     received: list[tuple[int, int]] = []
-    answered = threading.Event()
+    answered, read = threading.Event(), threading.Event()
 
     def script(peer: Peer) -> None:
         peer.accept(extensions="permessage-deflate" if compression else None)
@@ -136,6 +136,7 @@ def test_also_when_the_operating_system_does_not_take_it_at_once(compression: An
         assert answered.wait(LIMIT)
         received.extend((each.opcode, len(each.payload)) for each in peer.read_until_close())
         peer.read_eof()
+        read.set()
 
     with RawServer(script) as server:
         ws = WebSocket(server.url, callbacks="loop", compression=compression, write_limit=2**26)
@@ -150,6 +151,7 @@ def test_also_when_the_operating_system_does_not_take_it_at_once(compression: An
         ws.onmessage = onmessage
         ws.wait_open(LIMIT).send("go")
         ws.wait_closed(LIMIT)
+        assert read.wait(LIMIT)  # which may be after that: all has been given to the operating system
     assert isinstance(errors[0], ProtocolError)
     assert [opcode for opcode, _ in received] == [BINARY, CLOSE]
     assert received[0][1] >= len(answer)

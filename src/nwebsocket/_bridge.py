@@ -25,7 +25,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
-from sys import getsizeof
+from sys import getsizeof, maxsize
 from threading import get_ident
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -194,10 +194,10 @@ class Bridge:
 
         # -- from the server
         self.inbox: deque[str | bytes] = deque()
-        # Bytes of memory that have come since the inbox was empty, or was last measured; loop thread.
+        # Bytes of memory that have come since the inbox was empty, or was last measured; loop thread. While reading is
+        # stopped: those that are in it; the one who consumes.
         self._inbox_bytes = 0
         self._max_queue = options.max_queue
-        self._next_measure = 0  # so few messages are to be in the full inbox before it is measured again
         # The thread whose message handlers are running; None: recv() may take messages.
         self.consumer: int | None = None
         # The intake has stopped reading and wants resume_reading() when there is room.
@@ -490,6 +490,7 @@ class Bridge:
         except IndexError:
             return None
         if self.reading_stopped:
+            self._inbox_bytes -= getsizeof(message)
             self._resume_reading_if_room()
         return message
 
@@ -701,17 +702,26 @@ class Bridge:
         return True
 
     def stop_reading_if_full(self) -> bool:
-        """Whether the inbox is full; if so, the intake will hear resume_reading()."""
-        if self._inbox_bytes < INBOX_BYTES and len(self.inbox) < self._max_queue:
-            return False
-        if self._has_space():
-            return False
-        with self.lock:
-            self._next_measure = len(self.inbox)
-            self.reading_stopped = True  # before looking again: the callbacks consume without the lock, and look after
-            if self._has_space():
-                self.reading_stopped = False
-            return self.reading_stopped
+        """Whether the inbox is full; if so, the intake will hear resume_reading().
+
+        After close() the count no longer matters and the bytes may double: the server's Close frame stands behind what
+        it has sent already, and must be reached even if nobody consumes.
+        """
+        closing = self.state is ReadyState.CLOSING
+        most, limit = (maxsize, 2 * INBOX_BYTES) if closing else (self._max_queue, INBOX_BYTES)
+        while len(self.inbox) >= most or self._inbox_bytes >= limit:
+            # It is measured, by a look at each message, only when what has come may have filled it. So an eighth of the
+            # limit must be free for the next ones.
+            length = len(self.inbox)
+            self._inbox_bytes = self._measure_inbox()
+            if length < most and self._inbox_bytes < limit // 8 * 7:
+                break
+            self.reading_stopped = True  # from now on who consumes counts, and looks whether there is room
+            if length == len(self.inbox):
+                return True
+            self._inbox_bytes = limit  # some have been consumed meanwhile
+        self.reading_stopped = False
+        return False
 
     def closing_by_server(self) -> None:
         """The server's Close frame has come, or what no server may send."""
@@ -735,34 +745,13 @@ class Bridge:
             function()
         self.room_for_others()
 
-    def _has_space(self) -> bool:
-        """Whether one more read is welcome.
-
-        After close() the count no longer matters and the bytes may double: the server's Close frame stands behind what
-        it has sent already, and must be reached even if nobody consumes.
-        """
-        if self.state is ReadyState.CLOSING:
-            return self._inbox_below(2 * INBOX_BYTES)
-        return len(self.inbox) < self._max_queue and self._inbox_below(INBOX_BYTES)
-
-    def _inbox_below(self, limit: int) -> bool:
-        """Whether the inbox takes less memory than that. It is measured only when what came in may have filled it."""
-        if self._inbox_bytes >= limit:
-            self._inbox_bytes = self._measure_inbox()
-        return self._inbox_bytes < limit
-
     def _measure_inbox(self) -> int:
         return sum(map(getsizeof, self.inbox.copy()))
 
     def _has_room(self) -> bool:
         """Whether enough has been consumed to start reading again: half of the bounds."""
         length = len(self.inbox)
-        if length > min(self._max_queue // 2, self._next_measure):
-            return False
-        if self._measure_inbox() <= INBOX_BYTES // 2:
-            return True
-        self._next_measure = length * 3 // 4  # it takes a look at each of them: not at every step
-        return False
+        return not length or (length <= self._max_queue // 2 and self._inbox_bytes <= INBOX_BYTES // 2)
 
     # ---- any thread
 

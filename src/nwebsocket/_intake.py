@@ -289,7 +289,7 @@ class Intake:
 
     async def _wait_for_room(self) -> None:
         """Back-pressure: while the inbox is full, the peer feels it; its silence is then our own doing."""
-        while self._has_no_room():
+        while True:
             self._keepalive.pause()
             self._warn_once_about_full_inbox()
             self._trace("%", f"reading stops: {self._bridge.inbox_length} messages wait to be consumed")
@@ -299,6 +299,8 @@ class Intake:
             self._trace("%", "reading goes on")
             self._keepalive.resume(monotonic())
             await self._session.arm()
+            if not self._has_no_room():
+                break
 
     def _has_no_room(self) -> bool:
         """Whether the inbox is full, or callbacks on the loop, which may not wait, have sent too much to anybody."""
