@@ -1061,14 +1061,14 @@ def test_bytes_are_counted_once_while_a_session_follows_another() -> None:
 
 def test_what_is_kept_while_the_server_closes_is_counted() -> None:
     """The loop counts anew what was accepted when it has written all; what is kept is neither written nor to be."""
-    closing, flushed = threading.Event(), threading.Event()
+    closing, flushed, looked = threading.Event(), threading.Event(), threading.Event()
     got: queue.Queue[bytes] = queue.Queue()
 
     def close_slowly(peer: Peer) -> None:
         peer.send(close_frame(1012, "restart"))
         peer.read_until_close()
         closing.set()
-        assert flushed.wait(LIMIT)
+        assert looked.wait(LIMIT)
 
     def take_one(peer: Peer) -> None:
         got.put(peer.read_frame().payload)
@@ -1085,6 +1085,7 @@ def test_what_is_kept_while_the_server_closes_is_counted() -> None:
         ws._nwebsocket.bridge.post(has_flushed)
         assert flushed.wait(LIMIT)
         assert (ws.stats.messages_sent, ws.bufferedAmount) == (1, 4)
+        looked.set()
         assert got.get(timeout=LIMIT) == b"kept"
         ws.close()
         ws.wait_closed(LIMIT)
