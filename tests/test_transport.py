@@ -875,3 +875,50 @@ def test_the_message_for_a_private_ca_works(authority: trustme.CA, tmp_path: Pat
 
     with server(tls_echo(server_context(authority, "localhost"), 2)) as port:
         run(main, port)
+
+
+class FailingTLS:
+    """Encrypts by adding a mark, until it fails, as OpenSSL does after the end of the server's stream."""
+
+    def __init__(self) -> None:
+        self.outgoing = ssl.MemoryBIO()
+        self.fails = False
+
+    def encrypt(self, data: memoryview) -> int:
+        if self.fails:
+            raise ssl.SSLEOFError("EOF occurred in violation of protocol")
+        self.outgoing.write(b"*" + data)
+        return len(data)
+
+    def take_output(self, size: int) -> bytes:
+        return self.outgoing.read(size)
+
+
+def test_what_was_given_away_before_tls_failed_counts_as_taken() -> None:
+    """Else a ReconnectingWebSocket sends it again."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport, tls, batch = Transport(ours), FailingTLS(), b"a message"
+        transport._tls = tls  # type: ignore[assignment]
+        transport.batch = batch
+        assert transport.flush()
+        assert theirs.recv(100) == b"*a message"
+        tls.outgoing.write(b"an alert")
+        tls.fails = True
+        transport.send(b"a Close frame")
+        with pytest.raises(ssl.SSLEOFError):
+            transport.flush()
+        assert transport.taken_of(batch) == len(batch)
+
+
+def test_what_tls_failed_to_encrypt_does_not_count_as_taken() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport, tls, batch = Transport(ours), FailingTLS(), b"a message"
+        transport._tls = tls  # type: ignore[assignment]
+        tls.outgoing.write(b"an alert")
+        tls.fails = True
+        transport.batch = batch
+        with pytest.raises(ssl.SSLEOFError):
+            transport.flush()
+        assert transport.taken_of(batch) == 0

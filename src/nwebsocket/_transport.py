@@ -343,7 +343,7 @@ class Transport:
         """How many bytes of the last `batch` the OS has taken; what TLS has made of it counts by whole records, for
         less cannot be decrypted. With `wire` held.
         """
-        if self.batch is batch or self._output:
+        if self.batch is batch or (self._output and self._encrypting is batch):
             return 0
         if self._tls is None:
             return sum(self._taken) if self._sending is batch else len(batch)

@@ -251,7 +251,9 @@ def reconnecting(run: Run) -> None:
             risk, buffered = ws.at_risk, ws.bufferedAmount
             run.close(ws)
             got = seen.pop(name, [])
-            expect(got == sorted(set(got)), f"{name}: twice, or out of order")
+            wrong = [index for index in range(1, len(got)) if got[index - 1] >= got[index]]
+            around = [got[max(0, index - 12) : index + 12] for index in wrong]
+            expect(not wrong, f"{name}: twice, or out of order: {around}; at_risk {risk}")
             missing = total - len(got)
             expect(missing <= risk, f"{name}: {missing} are missing, at_risk says {risk}, bufferedAmount {buffered}")
             run.counts.update(runs=1, messages=total, missing=missing)
