@@ -177,6 +177,58 @@ def test_what_a_server_that_failed_does_not_read_holds_up_the_end_for_a_moment_o
     assert isinstance(errors[0], ProtocolError)
 
 
+@pytest.mark.parametrize("to_itself", [False, True])
+@pytest.mark.parametrize("kind", ["handler", "listener", "handler set late"])
+def test_handlers_on_the_loop_hear_no_more_while_they_have_sent_too_much(kind: str, to_itself: bool) -> None:
+    """Though one read holds thousands of messages, and each makes them send ten thousand times as much."""
+    go_on, over = threading.Event(), threading.Event()
+    size, count = 10_000, 3000
+
+    def source(peer: Peer) -> None:
+        peer.accept()
+        peer.send(b"".join(text(str(number)) for number in range(count)))
+        if to_itself:
+            take(peer)
+        peer.read_until_close()
+        peer.close()
+
+    def sink(peer: Peer) -> None:
+        peer.accept()
+        take(peer)
+        peer.read_until_close()
+        peer.close()
+
+    def take(peer: Peer) -> None:
+        assert go_on.wait(LIMIT)
+        for number in range(count):
+            assert peer.read_frame().payload.rstrip(b".") == str(number).encode()
+        over.set()
+
+    with RawServer(source) as first, RawServer(sink) as second:
+        feed = WebSocket(first.url, compression=None, callbacks="loop", write_limit=2**20)
+        to = feed if to_itself else WebSocket(second.url, compression=None, write_limit=2**20)
+        to.wait_open(LIMIT)
+        most = [0]
+
+        def relay(message: Any) -> None:
+            to.send((message if isinstance(message, str) else message.data).ljust(size, "."))
+            most[0] = max(most[0], to.bufferedAmount)
+
+        if kind == "handler set late":
+            until(lambda: feed.stats.inbox == count)
+        if kind == "listener":
+            feed.addEventListener("message", relay)
+        else:
+            feed.onmessage = relay
+        until(lambda: feed._nwebsocket.callbacks._paused)
+        go_on.set()
+        assert over.wait(LIMIT)
+        for ws in {feed, to}:
+            ws.close()
+            ws.wait_closed(LIMIT)
+    assert most[0] <= 2**20 + 2 * size
+
+
 def test_a_handler_on_the_loop_that_sends_too_much_to_another_socket_is_not_fed() -> None:
     """Its own connection is not read until the other one has written."""
     go_on, over = threading.Event(), threading.Event()

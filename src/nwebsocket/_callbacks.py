@@ -21,7 +21,7 @@ from threading import get_ident
 from typing import Any
 
 from . import _loop
-from ._bridge import Bridge, ReadyState
+from ._bridge import Bridge, ReadyState, overfull
 from ._log import log
 from ._logger import contains
 from .events import (
@@ -87,6 +87,7 @@ class Callbacks:
         self._changes = 0  # of handlers; guarded by the bridge's lock, as the next two are
         self._notices = 0  # calls of notify()
         self._keepings = 0  # calls of _keep_owner(): the last one decides
+        self._paused = False  # on the loop: they have sent too much, here or to others, and wait until it is written
         self._broken: tuple[str, ...] = ()  # handlers that could not be looked up, and of which the log has been told
         self._thread: threading.Thread | None = None
         self._thread_ident: int | None = None
@@ -247,11 +248,27 @@ class Callbacks:
                     handler(data)
                 except BaseException as error:
                     self._log_exception("onmessage", error)
+                if overfull and self._pauses():
+                    return messages[index + 1 :]
                 if _loop.orphan is not None:
                     _loop.end_orphan()
         finally:
             self._running = False
         return []
+
+    def _pauses(self) -> bool:
+        """Handlers on the loop have sent more than `write_limit` to somebody, and cannot wait: the next message is
+        not heard before that is written.
+        """
+        if self._on_loop:
+            self._paused = self._bridge.intake.is_to_wait()
+        return self._paused
+
+    def go_on(self) -> None:
+        """What they have sent is written; on the loop thread."""
+        if self._paused:
+            self._paused = False
+            self.notify()
 
     def notify(self) -> None:
         """There may be something to run, or somebody new to hear it. From any thread."""
@@ -353,6 +370,8 @@ class Callbacks:
         self.notify()  # a handler set in this very moment is not forgotten
 
     def _notify_loop(self) -> None:
+        if self._paused:
+            return
         if _loop.is_loop_thread() and not self._running:
             self._run_all()
             self._bridge.wake()
@@ -360,7 +379,7 @@ class Callbacks:
             _loop.current().post(self._run_on_loop)  # a handler that is set after the loop has ended
 
     async def _run_on_loop(self) -> None:
-        if not self._running:
+        if not self._running and not self._paused:
             self._run_all()
             self._bridge.wake()
 
@@ -432,7 +451,7 @@ class Callbacks:
     def _run_all(self) -> None:
         self._running = True
         try:
-            while (event_type := self._next_type()) is not None:
+            while not self._paused and (event_type := self._next_type()) is not None:
                 owner = self._owner()
                 if owner is None:
                     return
@@ -461,6 +480,8 @@ class Callbacks:
         """Have the messages heard, until there are none, or nobody would hear the next."""
         bridge, listeners = self._bridge, self._listeners["message"]
         while bridge.inbox:
+            if overfull and self._pauses():
+                return
             if listeners not in _NO_LISTENERS:
                 if self._dispatch_to_hearers(owner):
                     continue

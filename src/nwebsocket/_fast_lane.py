@@ -25,6 +25,7 @@ ENABLED = os.environ.get("NWEBSOCKET_FAST_LANE") != "0"
 _TEXT = 0x81
 _BINARY = 0x82
 _PLAIN = (_TEXT, _BINARY)
+_MAX_LEFT = 256  # frames that leave() hands out at once: a piece may hold 100,000
 _CLOSE = 0x88
 
 _FIN = 0x80
@@ -131,8 +132,9 @@ class FastLane:
         if self._withheld:
             withheld, self._withheld = self._withheld, b""
             return withheld, position
-        end = position + self._missing
-        while end < len(data) and (self._fragmented or data[end] not in _PLAIN):
+        end, left = position + self._missing, _MAX_LEFT
+        while left and end < len(data) and (self._fragmented or data[end] not in _PLAIN):
+            left -= 1
             bounds = _bounds(data, end)
             if bounds is None:
                 return self._leave_before_header(data, position, end)

@@ -197,9 +197,8 @@ class Intake:
             self._deliver(messages)
             if self._callbacks.hears_messages():
                 self._callbacks.notify()
-        if overfull:  # before anybody else reads: it was the handlers of what has come here
-            self._crowded |= overfull
-            overfull.clear()
+        if overfull:  # before anybody else reads: it was done callbacks of what has come here
+            self._note_crowded()
         if received.replies or received.pongs or received.close is not None or received.failure is not None:
             return received
         return received if self._on_loop and messages and self._bridge.outgoing else None
@@ -321,6 +320,15 @@ class Intake:
             self._crowded -= {bridge}
         return False
 
+    def is_to_wait(self) -> bool:
+        """Whether a handler on the loop has just sent too much: then resume_reading() lets them go on."""
+        self._note_crowded()
+        return self._is_held_up()
+
+    def _note_crowded(self) -> None:
+        self._crowded |= overfull
+        overfull.clear()
+
     def _go_on(self) -> None:
         self._bridge.post(self.resume_reading)
 
@@ -344,6 +352,8 @@ class Intake:
 
     async def resume_reading(self) -> None:
         """There may be room again (command)."""
+        if not self._crowded or not self._is_held_up():
+            self._callbacks.go_on()
         if self._room is not None:
             await self._room.set()
 

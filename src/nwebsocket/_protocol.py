@@ -56,6 +56,7 @@ MAX_CONTROL_BYTES = 125  # as any control frame may carry (RFC 6455 section 5.5)
 _CHUNK = 4 * 1024  # bytes given to wsproto at once: it copies all the rest of them after each frame
 _CHUNKS = 4  # ... and after so many, receive_some() returns
 _FRAMES = 256  # ... and after so many frames, some milliseconds
+_TURNS = 64  # ... and after so many turns from the lane to wsproto and back
 _MUCH = 2**20  # ... and after so many bytes of messages: a chunk may inflate to a thousand times as much
 
 _NO_BITS = RsvBits(False, False, False)
@@ -212,8 +213,12 @@ class Protocol:
             return received
         if lane.held:
             data, lane.held = lane.held + data, b""
-        position = lane.take(data, 0, messages)
+        position, turns = lane.take(data, 0, messages), 0
         while position < len(data):
+            if turns == _TURNS or (turns and len(messages) > _FRAMES):
+                self._leave_unread(data[position:])
+                break
+            turns += 1
             close = lane.close_payload(data, position)
             if close is not None and self._on_plain_close(close, received):
                 break
