@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from peers import LIMIT, echo_server
+from until import until
 
 from nwebsocket import QueryMixin, ReconnectingWebSocket, WebSocket
 
@@ -131,3 +132,130 @@ def test_a_reconnecting_socket_survives_a_broken_log(broken_log: None) -> None:
     with echo_server() as server, ReconnectingWebSocket(server.url) as ws:
         ws.send("one")
         assert ws.recv(LIMIT) == "one"
+
+
+class Proxy:
+    """A callable that stands for something, as werkzeug's LocalProxy does, and for nothing at times."""
+
+    def __init__(self, function: Any, error: type[BaseException]) -> None:
+        self._function = function
+        self._error = error
+        self.bound = True
+
+    def __call__(self, message: Any) -> None:
+        self._function(message)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__func__" and not self.bound:
+            raise self._error("working outside of context")
+        raise AttributeError(name)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
+@pytest.mark.parametrize("callbacks", ["thread", "loop"])
+def test_a_handler_whose_attributes_raise_is_none_for_as_long(
+    bystander: WebSocket, log: Any, callbacks: Any, error: Any
+) -> None:
+    heard: list[str] = []
+    proxy, came = Proxy(heard.append, error), threading.Event()
+    with echo_server() as server, WebSocket(server.url, callbacks=callbacks) as ws:
+        ws.onmessage = proxy
+        proxy.bound = False
+        ws.send("one")
+        until(lambda: ws.stats.inbox)
+        proxy.bound = True
+        ws.addEventListener("message", lambda _: came.set())
+        assert came.wait(LIMIT)
+    assert heard == ["one"]
+    assert {record.exc_info[0] for record in log.errors()} == {error}
+
+
+class Unspeakable(Exception):
+    def __repr__(self) -> str:
+        raise SystemExit("not even that")
+
+    __str__ = __repr__
+
+
+def test_an_exception_that_cannot_be_shown_ends_its_own_socket_only(bystander: WebSocket, log: Any) -> None:
+    def url() -> str:
+        raise Unspeakable
+
+    errors: list[Exception] = []
+    ws = ReconnectingWebSocket(url)
+    failed = threading.Event()
+    ws.onerror = lambda error: (errors.append(error), failed.set())
+    assert failed.wait(LIMIT)
+    ws.close()
+    ws.wait_closed(LIMIT)
+    assert "Unspeakable" in str(errors[0])
+    log.errors()
+
+
+class Lazy:
+    """Says what it is only when it has been asked for a value; it has none."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("no value yet")
+
+
+class Tag:
+    """A tag of the user's, whose hash takes a lock of the user's."""
+
+    lock = threading.Lock()
+
+    def __hash__(self) -> int:
+        with self.lock:
+            return 7
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+def test_an_answer_whose_class_raises_is_an_ordinary_message(bystander: WebSocket, log: Any) -> None:
+    class Odd(Client):
+        def read_reply(self, message: str | bytes) -> Any:
+            reply = super().read_reply(message)
+            return reply and (reply[0], Lazy())
+
+    with echo_server() as server, Odd(server.url) as ws:
+        query = ws.query({"a": 1})
+        assert isinstance(ws.recv(LIMIT), str)
+        assert query.cancel()
+    assert {record.exc_info[0] for record in log.errors()} == {RuntimeError}
+
+
+def test_the_hash_of_a_tag_is_asked_with_no_lock_held(bystander: WebSocket) -> None:
+    asked, goes_on = threading.Event(), threading.Event()
+
+    class Odd(Client):
+        def read_reply(self, message: str | bytes) -> Any:
+            asked.set()
+            assert goes_on.wait(LIMIT)
+            return Tag(), message
+
+    with echo_server() as server, Odd(server.url) as ws:
+        query = ws.query({"a": 1})
+        assert asked.wait(LIMIT)
+        with Tag.lock:
+            goes_on.set()
+            for _ in range(1000):
+                assert ws.stats.in_flight == 1
+        assert isinstance(ws.recv(LIMIT), str)
+        query.cancel()
+
+
+@pytest.mark.usefixtures("broken_log")
+def test_a_log_handler_that_raises_keeps_the_main_thread_from_nothing(capsys: Any) -> None:
+    logging.getLogger("nwebsocket").setLevel(logging.DEBUG)
+    try:
+        with echo_server() as server:
+            ws = WebSocket(server.url).wait_open(LIMIT)
+            ws.send("one")
+            assert ws.recv(LIMIT) == "one"
+            ws.close()
+            assert ws.wait_closed(LIMIT).wasClean
+    finally:
+        logging.getLogger("nwebsocket").setLevel(logging.NOTSET)
+    assert "this log handler is broken" in capsys.readouterr().err

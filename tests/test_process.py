@@ -473,6 +473,75 @@ def test_done_callbacks_do_not_run_inside_fork_and_the_childs_queries_fail(tmp_p
 
 
 @needs_fork
+@pytest.mark.parametrize(("leave", "status"), [("return", 0), ("sys.exit(3)", 3), ("raise ValueError", 1)])
+def test_a_child_forked_in_a_done_callback_on_the_loop_ends(tmp_path: Path, leave: str, status: int) -> None:
+    with echo_server() as server:
+        run_forking(
+            tmp_path,
+            server.url,
+            f"""
+            class Client(QueryMixin, WebSocket):
+                pass
+            ws = Client(sys.argv[1]).wait_open(10)
+            children, forked = [], threading.Event()
+            def done(query):
+                pid = os.fork()
+                if pid == 0:
+                    sys.stderr = open(os.devnull, "w")
+                    {leave}
+                children.append(pid)
+                forked.set()
+            ws.query({{"a": 1}}).add_done_callback(done)
+            assert forked.wait(10)
+            assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == {status}
+            assert ws.query({{"a": 2}}).result(10)["a"] == 2
+            ws.close()
+            assert ws.wait_closed(10).wasClean
+            print("READY", flush=True)
+            """,
+        )
+
+
+@needs_fork
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_child_forked_while_a_socket_connects_does_not_keep_it(tmp_path: Path, secure: bool) -> None:
+    """Else the server would not see that the parent has given up."""
+    gone = tmp_path / "gone"
+
+    def script(peer: Peer) -> None:
+        peer.read_eof()
+        gone.touch()
+
+    with RawServer(script) as server:
+        url = server.url.replace("ws:", "wss:") if secure else server.url
+        run_forking(
+            tmp_path,
+            url,
+            """
+            ws = WebSocket(sys.argv[1])
+            time.sleep(0.3)  # it waits for an answer by now; if not, all is well just the same
+            ready, over = os.pipe(), os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                os.write(ready[1], b"x")
+                os.read(over[0], 1)
+                os._exit(0)
+            os.read(ready[0], 1)
+            ws.close()
+            ws.wait_closed(10)
+            deadline = time.monotonic() + 10
+            while not os.path.exists(sys.argv[3]):
+                assert time.monotonic() < deadline, "the server has not seen the end"
+                time.sleep(0.01)
+            os.write(over[1], b"x")
+            check_child(pid)
+            print("READY", flush=True)
+            """,
+            str(gone),
+        )
+
+
+@needs_fork
 def test_a_child_forked_in_a_handler_on_the_loop_may_use_sockets_of_its_own(tmp_path: Path) -> None:
     with RawServer(conversing) as server:
         run_forking(

@@ -240,8 +240,8 @@ class Bridge:
     def bytes_on_wire(self) -> tuple[int, int]:
         """Bytes sent and received so far, by this connection and those before."""
         with self.lock:  # or the next session may begin in the middle
-            session = self.session
-            return self.sent_before + session.bytes_sent, self.received_before + session.bytes_received
+            session, sent, received = self.session, self.sent_before, self.received_before
+        return sent + session.bytes_sent, received + session.bytes_received
 
     def over_write_limit(self) -> bool:
         """Whether send() should wait. Each message counts for its overhead, too: a million empty ones are not free."""

@@ -14,13 +14,14 @@ The loop thread and the setters of handlers call `notify()`; the callback thread
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
-from . import _loop
+from . import _loop, _orphan
 from ._bridge import Bridge, ReadyState, overfull
 from ._log import log
 from ._logger import contains
@@ -157,30 +158,27 @@ class Callbacks:
         owner = self._owner()
         try:
             handler = getattr(owner, "onmessage", None)
+            return handler is not None and getattr(handler, "__func__", None) is not self._default_onmessage
         except BaseException:
-            handler = self._not_looked_up(owner, "onmessage")
-        return handler is not None and getattr(handler, "__func__", None) is not self._default_onmessage
+            self._not_looked_up(owner, "onmessage")
+            return False
 
     def _attribute(self, event_type: str) -> Callable[..., Any] | None:
-        name = f"on{event_type}"
-        handler = self._looked_up(self._owner(), name)
-        return handler if _is_handler(handler, self._defaults[name]) else None
-
-    def _looked_up(self, owner: Any, name: str) -> Any:
-        """The attribute, which may be a property of the user's; None if that raises."""
-        try:
-            return getattr(owner, name, None)
+        owner, name = self._owner(), f"on{event_type}"
+        try:  # the attribute may be a property of the user's, and it may have a `__getattr__`
+            handler = getattr(owner, name, None)
+            return handler if _is_handler(handler, self._defaults[name]) else None
         except BaseException:
-            return self._not_looked_up(owner, name)
+            self._not_looked_up(owner, name)
+            return None
 
-    def _not_looked_up(self, owner: Any, name: str) -> Any:
+    def _not_looked_up(self, owner: Any, name: str) -> None:
         """What looking it up has raised, and is being handled, goes to the log, or on."""
-        if not contains():
+        if not (isinstance(sys.exc_info()[1], Exception) or contains()):
             raise
         if name not in self._broken:
             self._broken += (name,)
             log.exception("%s of %s cannot be looked up: it is taken for none", name, type(owner).__name__)
-        return None
 
     # ---- the constructor
 
@@ -236,11 +234,12 @@ class Callbacks:
         self._running = True
         try:
             for index, data in enumerate(messages):
-                try:  # as in _looked_up(), which would be one call more for each message
+                try:  # as in _attribute(), which would be one call more for each message
                     handler = getattr(owner, "onmessage", None)
+                    if handler is None or getattr(handler, "__func__", None) is self._default_onmessage:
+                        return messages[index:]
                 except BaseException:
-                    handler = self._not_looked_up(owner, "onmessage")
-                if handler is None or getattr(handler, "__func__", None) is self._default_onmessage:
+                    self._not_looked_up(owner, "onmessage")
                     return messages[index:]
                 if listeners not in _NO_LISTENERS:
                     return messages[index:]
@@ -250,8 +249,8 @@ class Callbacks:
                     self._log_exception("onmessage", error)
                 if overfull and self._pauses():
                     return messages[index + 1 :]
-                if _loop.orphan is not None:
-                    _loop.end_orphan()
+                if _orphan.thread is not None:
+                    _orphan.end()
         finally:
             self._running = False
         return []
@@ -463,7 +462,7 @@ class Callbacks:
         finally:
             self._running = False
         if self._on_loop:
-            _loop.end_orphan()
+            _orphan.end()
         if self._bridge.ending is not None:
             self._keep_owner()
         self._bridge.callbacks_rest()
@@ -486,11 +485,12 @@ class Callbacks:
                 if self._dispatch_to_hearers(owner):
                     continue
                 return
-            try:  # as in _looked_up(), which would be one call more for each message
+            try:  # as in _attribute(), which would be one call more for each message
                 handler = getattr(owner, "onmessage", None)
+                if handler is None or getattr(handler, "__func__", None) is self._default_onmessage:
+                    return
             except BaseException:
-                handler = self._not_looked_up(owner, "onmessage")
-            if handler is None or getattr(handler, "__func__", None) is self._default_onmessage:
+                self._not_looked_up(owner, "onmessage")
                 return
             data = bridge.take_message()
             if data is None:
@@ -580,7 +580,7 @@ class Callbacks:
     def _log_exception(self, name: str, error: BaseException) -> None:
         owner = type(self._owner()).__name__
         if self._on_loop:
-            _loop.end_orphan(error)
+            _orphan.end(error)
         if self._is_late(error):
             log.info("the handler %s of %s came too late: %s", name, owner, error)
         else:

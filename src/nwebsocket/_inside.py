@@ -116,8 +116,9 @@ class Inside:
 @functools.cache
 def _loop_side() -> tuple[type[Opening], type[Session]]:
     """Imported with the first connection: see _loop.py."""
-    from ._opening import Opening
-    from ._session import Session
+    with _loop.importing:
+        from ._opening import Opening
+        from ._session import Session
 
     return Opening, Session
 

@@ -13,6 +13,7 @@ import traceback
 from threading import get_ident
 from typing import Any
 
+from . import _orphan
 from ._escape import escaped
 
 
@@ -21,7 +22,18 @@ def contains() -> bool:
 
     Not in the main thread: there it may come from Ctrl-C, or from a signal handler that wants to end a wait.
     """
-    return get_ident() != threading.main_thread().ident
+    thread = get_ident()
+    return thread != threading.main_thread().ident or thread == _orphan.thread
+
+
+def repr_of(error: BaseException) -> str:
+    """What Python would show of it; that is code of the user's, too, and may raise."""
+    try:
+        return repr(error)
+    except BaseException:
+        if not contains():
+            raise
+        return type(error).__name__
 
 
 class ContainedLogger:
@@ -45,6 +57,7 @@ class ContainedLogger:
 
     def exception(self, message: str, *args: Any) -> None:
         """With the traceback of the exception that is being handled."""
+        _orphan.end(sys.exc_info()[1])
         self._log(logging.ERROR, message, args, exc_info=True)
 
     def critical(self, message: str, *args: Any, exc_info: bool = False) -> None:
@@ -55,7 +68,7 @@ class ContainedLogger:
         try:
             self._logger.log(level, message, *args, exc_info=exc_info, stacklevel=3)
         except BaseException as error:
-            if not contains():
+            if not (isinstance(error, Exception) or contains()):
                 raise
             _show(error)
 

@@ -7,14 +7,15 @@ take far longer than all the rest of `import nwebsocket`, which a program may do
 from __future__ import annotations
 
 import contextlib
+import logging  # before what is registered below: at a fork its lock, which imports need, is to be taken after ours
 import os
-import sys
 import threading
-import traceback
 from collections.abc import Callable
 from importlib import import_module
 from threading import get_ident
 from typing import TYPE_CHECKING
+
+from . import _orphan
 
 if TYPE_CHECKING:
     from ._loop_thread import LoopThread
@@ -30,8 +31,11 @@ _started: dict[int, LoopThread] = {}
 _start_lock = threading.RLock()
 _START_PATIENCE = 1.0  # seconds
 
-orphan: int | None = None
-"""The thread that was the parent's loop, if this process was forked by a handler there: it has that handler to end."""
+# Held while modules of the library are imported late. A fork waits for that: in the child, a module whose import
+# another thread has begun would stay locked.
+importing = threading.RLock()
+_IMPORT_PATIENCE = 5.0  # seconds
+_held_for_fork = False
 
 
 def current() -> LoopThread:
@@ -40,7 +44,8 @@ def current() -> LoopThread:
     loop = _loop
     if loop is not None and loop.alive:
         return loop
-    from ._loop_thread import LoopThread  # takes long, and is not for the lock
+    with importing:
+        from ._loop_thread import LoopThread  # takes long, and is not for the lock
 
     _check_interpreter()
     lock = _start_lock
@@ -88,31 +93,26 @@ def is_loop_thread() -> bool:
     return _loop is not None and _loop.is_current()
 
 
-def end_orphan(error: BaseException | None = None) -> None:
-    """End this process if the calling thread is its `orphan`: the handler has returned, or has raised `error`.
-
-    What would go on now is the parent's loop, with the parent's sockets.
-    """
-    if orphan != get_ident():
-        return
-    if error is not None and not isinstance(error, SystemExit):
-        traceback.print_exception(type(error), error, error.__traceback__)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    code = error.code if isinstance(error, SystemExit) else error is not None
-    os._exit(code if isinstance(code, int) else int(code is not None))
-
-
 def stop(timeout: float) -> None:
     """End the loop thread, if there is one, waiting for it at most `timeout` seconds."""
     if _loop is not None:
         _loop.stop(timeout)
 
 
+def _before_fork() -> None:
+    global _held_for_fork
+    _held_for_fork = importing.acquire(timeout=_IMPORT_PATIENCE)
+
+
+def _after_fork_in_parent() -> None:
+    if _held_for_fork:
+        importing.release()
+
+
 def _after_fork_in_child() -> None:
-    global _loop, _start_lock, orphan
-    orphan = get_ident() if is_loop_thread() or orphan == get_ident() else None
+    global _loop, _start_lock, importing
+    importing = threading.RLock()
+    _orphan.found(is_loop_thread() or _orphan.thread == get_ident())
     _start_lock = threading.RLock()
     for loop in _started.values():
         loop.abandon_after_fork()
@@ -120,5 +120,8 @@ def _after_fork_in_child() -> None:
     _loop = None
 
 
+assert logging is not None
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )

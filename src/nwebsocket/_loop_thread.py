@@ -14,6 +14,7 @@ This module knows nothing of WebSockets.
 from __future__ import annotations
 
 import contextlib
+import selectors
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Sequence
@@ -21,6 +22,7 @@ from heapq import heappop, heappush
 from threading import get_ident
 from typing import Any
 
+from . import _orphan
 from ._clock import monotonic
 from ._curio import CancelledError, Event, Kernel, TaskTimeout, UniversalQueue, before, spawn, wait_readable
 from ._logger import ContainedLogger
@@ -92,6 +94,15 @@ class Timer:
         return self.when < other.when
 
 
+class _Selector(selectors.DefaultSelector):
+    """Ends the process before it waits, if that is a child which code of the user's has forked on the loop thread."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if _orphan.thread is not None:
+            _orphan.end()
+        return super().select(timeout)
+
+
 class LoopThread:
     """A thread that runs one curio kernel and, in it, the commands that other threads post."""
 
@@ -100,7 +111,7 @@ class LoopThread:
         self._end_hooks = end_hooks
         _check_descriptors()
         self._queue = _Commands(withfd=True)
-        self._kernel = Kernel()
+        self._kernel = Kernel(selector=_Selector())
         # Held by the first of those who post, while it does. Nobody waits for it but the loop, for a moment:
         # or it would take the interpreter over while the byte is sent, and close() would often return in CLOSED.
         self._posting = threading.Lock()

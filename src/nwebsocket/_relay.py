@@ -10,13 +10,14 @@ from __future__ import annotations
 import socket
 
 from ._curio import Task, disable_cancellation, spawn
+from ._tcp import known
 from ._transport import Transport
 
 
 async def relayed(far: Transport) -> Transport:
     """Return a transport without TLS that carries what ``far`` carries, and closes it when it is closed itself."""
     ours, theirs = socket.socketpair()
-    transport = _RelayedTransport(ours, Transport(theirs), far)
+    transport = _RelayedTransport(known(ours), Transport(known(theirs)), far)
     await transport.start()
     return transport
 

@@ -21,6 +21,7 @@ from ._curio import CancelledError, Task, current_task, spawn
 from ._intake import Intake
 from ._keepalive import Keepalive
 from ._log import log
+from ._logger import repr_of
 from ._loop_thread import Timer
 from ._opening import Opening
 from ._options import Options
@@ -113,7 +114,7 @@ class Session:
                 self._error = self._error or ConnectionLost("the loop thread has ended")
         except Exception as error:
             log.exception("internal error")
-            self._error = ConnectionLost(f"internal error: {error!r}")
+            self._error = ConnectionLost(f"internal error: {repr_of(error)}")
         self._task.allow_cancel = False  # as disable_cancellation() does, which would ask the kernel for the task
         await self._end()
 
@@ -243,6 +244,16 @@ class Session:
 
     async def write(self) -> None:
         """Write what waits, and see to what is left."""
+        try:
+            await self._write()
+        except OSError:
+            raise
+        except Exception as error:  # no memory for a frame, say: what waits would wait for ever
+            log.exception("internal error")
+            self._error = self._error or ConnectionLost(f"internal error: {repr_of(error)}")
+            await self._give_up()
+
+    async def _write(self) -> None:
         writer, transport = self._writer, self._transport
         assert transport is not None
         if self._waits_to_write:
@@ -268,15 +279,10 @@ class Session:
     async def _write_later(self) -> None:
         """Write when the socket takes more; also when it does already, but it is the other connections' turn."""
         assert self._transport is not None
-        try:
-            while self._waits_to_write:
-                await self._transport.wait_writable()
-                self._writer.stuck = self._waits_to_write = False
-                await self.write()
-        except Exception as error:  # no memory for a frame, say: what waits would wait for ever
-            log.exception("internal error")
-            self._error = self._error or ConnectionLost(f"internal error: {error!r}")
-            await self._give_up()
+        while self._waits_to_write:
+            await self._transport.wait_writable()
+            self._writer.stuck = self._waits_to_write = False
+            await self.write()
         self._write_task = None
 
     # ---- closing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from . import _loop
@@ -54,9 +55,11 @@ def _close_at_exit() -> None:
     deadline = monotonic() + EXIT_TIMEOUT
     alive = _alive()
     for _, inside in alive:
-        inside.bridge.close(1001, "")
+        with suppress(Exception):  # of a log handler of the user's, say: the others are closed all the same
+            inside.bridge.close(1001, "")
     for _, inside in alive:
-        inside.wait_settled(max(0.0, deadline - monotonic()))
+        with suppress(Exception):
+            inside.wait_settled(max(0.0, deadline - monotonic()))
     _loop.stop(max(0.1, deadline - monotonic()))
 
 

@@ -10,6 +10,7 @@ is not made before the handlers have heard of the last one: so they hear everyth
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from ._callbacks import Callbacks
 from ._clock import monotonic
 from ._curio import CancelledError, Event, Task, current_task, disable_cancellation, in_thread, sleep, spawn
 from ._log import log
+from ._logger import repr_of
 from ._loop_thread import Timer
 from ._opening import Opening
 from ._options import Options
@@ -84,7 +86,7 @@ class Supervisor:
             ending = self._ended_by_cancellation()
         except Exception as error:
             log.exception("internal error")
-            ending = _failure(ConnectionLost(f"internal error: {error!r}"))
+            ending = _failure(ConnectionLost(f"internal error: {repr_of(error)}"))
         async with disable_cancellation():
             self._bridge.was_open = self._was_open
             conclude(self._bridge, self._callbacks, ending, self._where)
@@ -99,7 +101,7 @@ class Supervisor:
         except WebSocketError as error:
             return _failure(error)
         except BaseException as error:  # sys.exit() in a function of the user's ends no socket
-            failure = ConnectionFailed(f"asking for the URL, the headers or the protocols failed: {error!r}")
+            failure = ConnectionFailed(f"asking for the URL, the headers or the protocols failed: {repr_of(error)}")
             failure.__cause__ = error
             return _failure(failure)
         session = _Attempt(self._bridge, self._callbacks, target)
@@ -141,7 +143,8 @@ class Supervisor:
             ask = in_thread(lambda: self._reconnects(ending, seconds), "nwebsocket-ask")
             return bool(await self._interruptibly(ask))
         except RuntimeError as error:  # no more threads
-            log.warning("should_reconnect() cannot be asked, it goes on: %s", error)
+            if threading.main_thread().is_alive():  # else the interpreter ends: nobody can start one
+                log.warning("should_reconnect() cannot be asked, it goes on: %s", error)
             return True
 
     def _is_final(self, ending: Ending) -> bool:

@@ -9,6 +9,7 @@ import errno
 import functools
 import os
 import socket
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -52,6 +53,8 @@ async def resolve(host: str, port: int) -> list[Address]:
         return _addresses(await in_thread(lookup, "nwebsocket-dns"))
     except socket.gaierror as error:
         raise ConnectionFailed(f"cannot find the address of host {host!r}: {error.strerror}") from error
+    except RuntimeError as error:  # no more threads
+        raise ConnectionFailed(f"cannot look for the address of host {host!r}: {error}") from error
 
 
 def _addresses(found: Sequence[tuple[Any, ...]]) -> list[Address]:
@@ -160,7 +163,7 @@ def begin_connecting(host: str, port: int) -> Attempt | None:
 
 def take_over(sock: socket.socket) -> Attempt:
     """The attempt that a socket stands for that is connected already. The caller's object is left without it."""
-    return socket.socket(fileno=sock.detach()), 0
+    return known(socket.socket(fileno=sock.detach())), 0
 
 
 async def connect_unix(path: str | bytes) -> socket.socket:
@@ -175,7 +178,7 @@ async def connect_unix(path: str | bytes) -> socket.socket:
 
 
 def _begin(family: int, sockaddr: Any) -> Attempt:
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = known(socket.socket(family, socket.SOCK_STREAM))
     try:
         sock.setblocking(False)
         if family in (socket.AF_INET, socket.AF_INET6):
@@ -224,3 +227,23 @@ async def close_socket(sock: socket.socket) -> None:
     # ends the calling task's registration first, as curio's own Socket.close() does; it neither waits nor raises.
     await curio.traps._io_release(sock)
     sock.close()
+
+
+# ---- forks
+
+_made: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def known(sock: socket.socket) -> socket.socket:
+    """Have the socket closed in a child, wherever it is by then: else the server would not see the parent's end."""
+    _made.add(sock)
+    return sock
+
+
+def _after_fork_in_child() -> None:
+    for sock in list(_made):
+        sock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -7,6 +7,7 @@ may have to wait for writability and its write for data.
 from __future__ import annotations
 
 import functools
+import os
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -40,7 +41,10 @@ def default_tls_context() -> ssl.SSLContext:
 
     Making one takes about 20 ms. May be called from any thread: two threads that are first at the same moment both
     make one, which is harmless; a lock, held at the moment of a fork, would not be.
+
+    Raises OSError without a descriptor: OpenSSL would pass over the CAs that it cannot read, and this be kept.
     """
+    os.close(os.open(os.devnull, os.O_RDONLY))
     return ssl.create_default_context()
 
 

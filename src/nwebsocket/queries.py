@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Query", "QueryMixin", "QueryStats"]
 
+_NEVER = object()
+
 MAX_GIVEN_UP = 65_536
 """Queries without an answer, the last so many, whose replies are known to be late should they still come."""
 
@@ -68,7 +70,7 @@ class _Queries:
         self._owner = weakref.ref(owner)
         # Far from the small numbers that messages of other kinds may carry, and within what JavaScript counts exactly.
         self._tags = itertools.count(random.getrandbits(44))
-        self._given_up: dict[int, None] = {}
+        self._given_up: dict[int, Any] = {}
         # The counts, and these, are guarded by the bridge's lock.
         self._deadlines: list[tuple[float, int]] = []  # a heap of (monotonic clock, tag)
         self._armed: float | None = None  # when expire() will be called
@@ -114,7 +116,8 @@ class _Queries:
                 self._given_up.pop(tag, None)
                 return None
             if len(self._given_up) > MAX_GIVEN_UP:
-                del self._given_up[next(iter(self._given_up))]
+                with suppress(KeyError, RuntimeError):  # a late reply is just taking it, or another one, out
+                    del self._given_up[next(iter(self._given_up))]
         return query
 
     def unsend(self, queries: Sequence[Query]) -> None:
@@ -187,6 +190,7 @@ class _Queries:
             if reply is None:
                 return False
             tag, answer = reply
+            failed = isinstance(answer, BaseException)
             query = self.open.pop(tag, None)
             if query is None:
                 return self._is_late(tag)
@@ -194,7 +198,7 @@ class _Queries:
             log.exception("exception in read_reply(): its message is taken for an ordinary one")
             return False
         self.count("answered")
-        if isinstance(answer, BaseException):
+        if failed:
             query.settle(FINISHED, exception=answer)
         else:
             query.settle(FINISHED, answer)
@@ -203,12 +207,10 @@ class _Queries:
         return True
 
     def _is_late(self, tag: Any) -> bool:
-        with self.bridge.lock:
-            if tag not in self._given_up:
-                return False
-            del self._given_up[tag]
-            self.counts["late_replies"] += 1
-            return True
+        if self._given_up.pop(tag, _NEVER) is _NEVER:  # without the lock: a tag may be an object of the user's
+            return False
+        self.count("late_replies")
+        return True
 
     def _expire(self) -> None:
         """Fail the queries whose time has come."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from . import _loop
 from ._bridge import Ending
 from ._inside import make_default_tls_context
 from ._log import log
@@ -107,9 +108,10 @@ class ReconnectingWebSocket(WebSocket):
         max_outbox: int = MAX_OUTBOX,
         **options: Any,
     ) -> None:
-        from ._opening import Opening
-        from ._session import Session
-        from ._supervisor import Supervisor, Target
+        with _loop.importing:
+            from ._opening import Opening
+            from ._session import Session
+            from ._supervisor import Supervisor, Target
 
         inside = self._nwebsocket
         inside.check_may_start(self)
