@@ -13,15 +13,26 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from peers import LIMIT, echo_server
 
-from nwebsocket import CloseEvent, Deflate, QueryMixin, ReconnectingWebSocket, WebSocket, WebSocketError
+from nwebsocket import (
+    CloseEvent,
+    Deflate,
+    InvalidArgument,
+    InvalidClose,
+    QueryMixin,
+    ReconnectingWebSocket,
+    WebSocket,
+    WebSocketError,
+)
 from nwebsocket._options import Options, check_timeout
 from nwebsocket._payload import message_of
 
@@ -71,7 +82,8 @@ def test_a_timeout_of_any_size_works(ws: Client, timeout: Any) -> None:
     assert ws.ping(timeout) < LIMIT
 
 
-NO_TIMES = [-1, math.nan, -math.inf, -(10**5000), True, np.bool_(True), Decimal(1), "1", 1j]
+NO_NUMBERS = [np.timedelta64(5, "s"), np.timedelta64(5, "ns"), np.timedelta64("NaT"), timedelta(5)]
+NO_TIMES = [-1, math.nan, -math.inf, -(10**5000), True, np.bool_(True), Decimal(1), "1", 1j, *NO_NUMBERS]
 TIME_OPTIONS = ("open_timeout", "close_timeout", "ping_interval", "ping_timeout")
 
 
@@ -89,7 +101,9 @@ def test_any_other_timeout_is_refused_at_the_call(value: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["max_size", "max_queue", "write_limit"])
-@pytest.mark.parametrize("value", [0, -1, 1.5, math.inf, True, np.bool_(True), np.float64(8), -(10**5000)], ids=named)
+@pytest.mark.parametrize(
+    "value", [0, -1, 1.5, math.inf, True, np.bool_(True), np.float64(8), -(10**5000), *NO_NUMBERS], ids=named
+)
 def test_any_other_whole_number_is_refused_at_the_call(name: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=f"{name} must be a whole number"):
         Options(**{name: value})
@@ -116,6 +130,39 @@ def test_numpys_whole_numbers_are_whole_numbers_everywhere(echo: str) -> None:
     with ReconnectingWebSocket(echo, max_outbox=np.int64(5), compression=Deflate(level=np.int8(9))) as ws:
         ws.send("hello " * 30)
         assert ws.recv(LIMIT) == "hello " * 30
+
+
+def test_numpys_small_numbers_do_not_overflow(echo: str) -> None:
+    settings = Deflate(
+        level=np.uint8(6),
+        mem_level=np.int8(8),
+        client_max_window_bits=np.uint8(12),
+        server_max_window_bits=np.uint8(12),
+    )
+    assert {type(value) for value in dataclasses.astuple(settings)} == {int, bool}
+    with WebSocket(echo, compression=settings) as ws:
+        ws.send("hello " * 30)
+        assert ws.recv(LIMIT) == "hello " * 30
+
+
+@pytest.mark.parametrize("code", [10**5000, -(10**5000), 999], ids=named)
+def test_a_close_code_of_any_size_is_refused(ws: Client, code: int) -> None:
+    with pytest.raises(InvalidClose, match=r"must be 1000 or 3000-4999, not (a number of thousands of digits|999)"):
+        ws.close(code)
+
+
+# --- Paths
+
+
+@pytest.mark.parametrize("path", ["/tmp/\ud800", "/tmp/a\0b", b"/tmp/a\0b", Path("/tmp/\ud800"), Path("a\0")])
+def test_a_path_that_cannot_be_one_is_refused_at_the_call(path: Any) -> None:
+    with pytest.raises(InvalidArgument, match=r"unix: the path .* has (a zero byte|no form in utf-8)"):
+        WebSocket("ws://host/", unix=path)
+
+
+@pytest.mark.parametrize("path", ["\0name", b"\0na\0me", "/tmp/\udcff", "relative"])
+def test_other_paths_are_taken_as_they_are(path: Any) -> None:
+    assert Options(unix=path).unix == path
 
 
 # --- Messages

@@ -53,6 +53,9 @@ def test_the_url_of_a_proxy(url: str, shown: str, credentials: str | None) -> No
         (f"socks5://me:{SECRET}{'x' * 250}@proxy.example", "255 bytes"),
         (f"socks4://me:{SECRET}@proxy.example", "no password"),
         (f"socks4a://{SECRET}%00x@proxy.example", "zero byte"),
+        (f"http://me:{SECRET}\udcff@proxy.example", "lone surrogate"),
+        (f"socks5://me\ud800:{SECRET}@proxy.example", "lone surrogate"),
+        ("http://pro\udcffxy", "lone surrogate"),
     ],
 )
 def test_what_is_no_url_of_a_proxy(url: str, problem: str) -> None:
@@ -150,6 +153,16 @@ def test_the_header_of_a_cgi_client_is_no_proxy() -> None:
 )
 def test_no_proxy(url: str, no_proxy: str, bypassed: bool) -> None:
     assert choose(url, all_proxy="proxy.example", no_proxy=no_proxy) == (None if bypassed else "proxy.example")
+
+
+def test_a_byte_that_is_not_utf8_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", f"http://me:{SECRET}\udce4@proxy.example")
+    with pytest.raises(InvalidArgument, match=r"the environment's all_proxy .* a byte that is not UTF-8") as caught:
+        WebSocket("ws://host.example/")
+    told = (str(caught.value), repr(caught.value.__context__), repr(caught.value.__cause__))
+    assert SECRET not in "".join(told)
+    assert choose("ws://host.example/", all_proxy="proxy", no_proxy="\udce4.example, x") == "proxy"
+    assert choose("ws://host.example/", all_proxy="proxy", no_proxy="\udce4.example, host.example") is None
 
 
 def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

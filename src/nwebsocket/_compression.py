@@ -39,14 +39,23 @@ class Deflate:
     server_no_context_takeover: bool = False
 
     def __post_init__(self) -> None:
-        _check_range("level", self.level, 0, 9)
-        _check_range("mem_level", self.mem_level, 1, 9)
+        self._take_number("level", 0, 9)
+        self._take_number("mem_level", 1, 9)
         # zlib cannot compress with a window of 8 bits.
-        _check_range("client_max_window_bits", self.client_max_window_bits, 9, 15)
+        self._take_number("client_max_window_bits", 9, 15)
         if self.server_max_window_bits is not None:
-            _check_range("server_max_window_bits", self.server_max_window_bits, 8, 15, " or None")
+            self._take_number("server_max_window_bits", 8, 15, " or None")
         _check_flag("client_no_context_takeover", self.client_no_context_takeover)
         _check_flag("server_no_context_takeover", self.server_no_context_takeover)
+
+    def _take_number(self, name: str, lowest: int, highest: int, alternative: str = "") -> None:
+        """Check a number, and keep it as an int: others, NumPy's, overflow when they are counted with."""
+        value = getattr(self, name)
+        number = whole_number(value)
+        if number is None or not lowest <= number <= highest:
+            message = f"{name} must be a whole number from {lowest} to {highest}{alternative}, not {shown(value)}"
+            raise TypeError(message) if number is None else InvalidArgument(message)
+        object.__setattr__(self, name, number)
 
 
 def deflate_of(compression: Any) -> Deflate | None:
@@ -62,14 +71,6 @@ def deflate_of(compression: Any) -> Deflate | None:
     if compression != "deflate":
         raise InvalidArgument(message)
     return DEFAULT
-
-
-def _check_range(name: str, value: Any, lowest: int, highest: int, alternative: str = "") -> None:
-    number = whole_number(value)
-    if number is not None and lowest <= number <= highest:
-        return
-    message = f"{name} must be a whole number from {lowest} to {highest}{alternative}, not {shown(value)}"
-    raise TypeError(message) if number is None else InvalidArgument(message)
 
 
 def _check_flag(name: str, value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 import sys
 from typing import Any
 
@@ -15,7 +16,10 @@ def whole_number(value: Any) -> int | None:
     """A whole number, NumPy's included, at most `_LARGEST`; None if it is none."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         return None
-    return min(int(value), _LARGEST)
+    try:
+        return min(operator.index(value), _LARGEST)
+    except (TypeError, ValueError):  # NumPy's timedelta64 is an Integral, too, but counts something
+        return None
 
 
 def real_number(value: Any) -> float | None:
@@ -26,9 +30,11 @@ def real_number(value: Any) -> float | None:
         return None
     number: Any = value
     try:
-        return float(number)
+        return float(operator.index(number) if isinstance(number, numbers.Integral) else number)
     except OverflowError:
         return math.inf if number > 0 else -math.inf
+    except (TypeError, ValueError):
+        return None
 
 
 def shown(value: Any) -> str:

@@ -209,9 +209,16 @@ def _checked_path(path: str | bytes | os.PathLike[str]) -> str | bytes:
         raise InvalidArgument("unix: Python has no Unix sockets on this platform")
     if not isinstance(path, (str, bytes, os.PathLike)):
         raise TypeError(f"unix must be a path or None, not {type(path).__name__}")
-    if not os.fspath(path):
+    path = os.fspath(path)
+    if not path:
         raise InvalidArgument("unix must be the path of a socket, not an empty one")
-    return os.fspath(path)
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"unix: the path {shown(path)} has no form in {error.encoding}") from None
+    if b"\0" in encoded and encoded[0]:  # an abstract address of Linux begins with one; a path would end there
+        raise InvalidArgument(f"unix: the path {shown(path)} has a zero byte")
+    return path
 
 
 def _check_connected(sock: Any) -> None:

@@ -47,6 +47,7 @@ _ENCODED_IN_QUERY = re.compile(r"""[^\x21-\x7e]|["#<>']""")
 _LONGEST_HOST, _LONGEST_LABEL = 253, 63
 _LONGEST_HOST_GIVEN = 12 * _LONGEST_HOST  # characters, percent-encoded: IDNA takes the square of their number in time
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,8 @@ def parse_authority(authority: str) -> tuple[str, int | None, str | None]:
 
     Raises Problem.
     """
+    if _LONE_SURROGATE.search(authority):
+        raise Problem("it has a lone surrogate, or a byte that is not UTF-8; such a byte can be percent-encoded: %ff")
     userinfo, _, host_and_port = authority.rpartition("@")
     host, port = _split_port(host_and_port)
     return _parse_host(host), None if port is None else _parse_port(port), _parse_credentials(userinfo)

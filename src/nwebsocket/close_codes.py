@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from ._numbers import shown
 from .exceptions import InvalidClose
 
 __all__ = ["MAX_REASON_BYTES", "CloseCode", "check_close"]
@@ -54,14 +55,14 @@ def _check_code(code: int | None) -> None:
     if code is None:
         return
     if isinstance(code, bool) or not isinstance(code, int):
-        raise TypeError(f"a close code is an int or None, not {code!r}")
+        raise TypeError(f"a close code is an int or None, not {shown(code)}")
     if code != CloseCode.NORMAL_CLOSURE and not 3000 <= code <= 4999:
-        raise InvalidClose(f"the close code must be 1000 or 3000-4999, not {int(code)}")
+        raise InvalidClose(f"the close code must be 1000 or 3000-4999, not {shown(int(code))}")
 
 
 def _check_reason(reason: str) -> None:
     if not isinstance(reason, str):
-        raise TypeError(f"a close reason is a str, not {reason!r}")
+        raise TypeError(f"a close reason is a str, not {shown(reason)}")
     try:
         size = len(reason.encode())
     except UnicodeEncodeError as error:
