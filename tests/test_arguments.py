@@ -115,7 +115,6 @@ def test_any_other_whole_number_is_refused_at_the_call(name: str, value: Any) ->
         lambda: Deflate(level=10**5000),
         lambda: Deflate(client_no_context_takeover=10**5000),  # type: ignore[arg-type]
         lambda: Options(callbacks=10**5000),  # type: ignore[arg-type]
-        lambda: Options(ssl=10**5000),  # type: ignore[arg-type]
         lambda: Options(compression=10**5000),  # type: ignore[arg-type]
         lambda: ReconnectingWebSocket("ws://host/", max_outbox=-(10**5000)),
     ],

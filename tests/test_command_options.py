@@ -99,7 +99,7 @@ def test_verbose_tells_the_story(echo: str) -> None:
     ("line", "complaint"),
     [
         ("", "URL"),
-        ("ws://a/ hello", "'hello': a message on the command line goes with --once"),
+        ("ws://a/ hello", "there is more than the URL: a message on the command line goes with --once"),
         ("--once --reconnect ws://a/", "--once and --reconnect contradict"),
         ("--key k.pem ws://a/", "give that with --cert"),
         ("-H nothing ws://a/", "--header: 'nothing' is not of the form 'Name: value'"),
@@ -121,6 +121,27 @@ def test_verbose_tells_the_story(echo: str) -> None:
 def test_what_is_wrong_on_the_command_line_is_named(line: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint.replace("(", r"\(")):
         make_socket(parse(line.split()))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-H", "Authorization Bearer s3cr3t", "ws://a/"],
+        ["-H", "Cookie=s3cr3t", "ws://a/"],
+        ["-H", "Authorization Bearer s3cr3t:x", "ws://a/"],
+        ["ws://a/", "s3cr3t"],
+        ["--once", "ws://a/", "hello", "s3cr3t"],
+        ["--token=s3cr3t", "ws://a/"],
+        ["--max-size", "9" * 5000, "ws://a/"],
+        ["--max-size", "s" * 5000, "ws://a/"],
+        ["--wait", "s" * 5000, "ws://a/"],
+    ],
+)
+def test_what_is_wrong_is_named_without_secrets_and_in_short(arguments: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_socket(parse(arguments))
+    assert "s3cr3t" not in str(caught.value)
+    assert len(str(caught.value)) < 200
 
 
 def test_a_certificate_that_is_none(tmp_path: Path) -> None:

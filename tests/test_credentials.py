@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import queue
-from collections.abc import Callable, Iterator
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from http.cookiejar import Cookie, CookieJar, DefaultCookiePolicy
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy
 import pytest
 from peers import LIMIT, Authority, Peer, RawServer, echo_server
 
-from nwebsocket import ConnectionFailed, HandshakeError, InvalidArgument, WebSocket, connect
+from nwebsocket import ConnectionFailed, HandshakeError, InvalidArgument, Options, WebSocket, connect
 
 SECRET = "s3s4me"
 
@@ -112,7 +114,9 @@ def test_what_is_given_twice_is_refused(options: dict[str, Any], header: str) ->
         ([("X-Key", SECRET, "")], TypeError, "one entry is a tuple of 3"),
         (numpy.array([["X-Key", SECRET]]), TypeError, "one entry is of type ndarray"),
         ({"X-Key": SECRET.encode()}, TypeError, "header 'X-Key': name and value must be str, not bytes"),
-        ({"X Key": SECRET}, InvalidArgument, "'X Key' is not a header name"),
+        ({"X Key": SECRET}, InvalidArgument, r"'X\.\.\.' is not a header name"),
+        ({f"X-Key {SECRET}": 7}, TypeError, r"header 'X-Key\.\.\.': name and value must be str, not int"),
+        ([((SECRET,), "x")], TypeError, "header of type tuple: name and value must be str"),
         ({"Upgrade": SECRET}, InvalidArgument, "the header Upgrade is set by the handshake itself"),
         ({"X-Key": SECRET + "\r\nX: y"}, InvalidArgument, "line break"),
         ({"X-Key": SECRET + "€"}, InvalidArgument, "non-Latin-1"),
@@ -147,7 +151,10 @@ def test_cookies_of_a_mapping(open_door: tuple[str, Visited]) -> None:
         ("id=7", TypeError, "mapping, an http.cookiejar.CookieJar or None, not str"),
         ([("id", "7")], TypeError, "not list"),
         ({"id": 7}, TypeError, "name and value must be str, not int"),
-        ({"i d": "7"}, InvalidArgument, "'i d' is not the name of a cookie"),
+        ({"i d": "7"}, InvalidArgument, r"'i\.\.\.' is not the name of a cookie"),
+        ({f"id={SECRET}": "7"}, InvalidArgument, r"'id\.\.\.' is not the name of a cookie"),
+        ({f"id;{SECRET}": 7}, TypeError, r"cookie 'id\.\.\.': name and value must be str, not int"),
+        ({(SECRET,): "7"}, TypeError, "cookie of type tuple: name and value must be str"),
         ({"id": f"{SECRET};x"}, InvalidArgument, "cookie id has a semicolon"),
         ({"id": f"{SECRET}\r\nX: y"}, InvalidArgument, "cookie id"),
         ({"id": f"{SECRET}☃"}, InvalidArgument, "cookie id"),
@@ -202,16 +209,80 @@ def set_secure(connection: Any, request: Any, response: Any) -> None:
     response.headers["Set-Cookie"] = "id=7; Secure"
 
 
-def test_a_jar_that_fails_is_an_error_that_says_so() -> None:
+class Unspeakable(Exception):
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+    __str__ = __repr__
+
+
+@pytest.mark.parametrize("kind", [ValueError, Unspeakable, SystemExit, KeyboardInterrupt])
+def test_a_jar_that_fails_is_an_error_that_says_so(kind: type[BaseException]) -> None:
     class Broken(DefaultCookiePolicy):
         def set_ok(self, cookie: Cookie, request: Any) -> bool:
-            raise ZeroDivisionError("the policy is broken")
+            raise kind(SECRET)
 
-    with (
-        echo_server(process_response=set_cookies) as server,
-        pytest.raises(ConnectionFailed, match=r"cookie jar.*the policy is broken"),
-    ):
-        connect(server.url, cookies=CookieJar(Broken()))
+    with echo_server(process_response=set_cookies) as server:
+        with pytest.raises(ConnectionFailed, match=f"the cookie jar failed: {kind.__name__}") as caught:
+            connect(server.url, cookies=CookieJar(Broken()))
+        assert SECRET not in str(caught.value)
+        assert type(caught.value.__cause__) is kind
+        with connect(server.url) as ws:  # the loop thread goes on
+            ws.send("hello")
+            assert ws.recv(LIMIT) == "hello"
+
+
+@pytest.mark.parametrize("value", [f"{SECRET}\r\nX: y", f"{SECRET}\x00", f"{SECRET}☃", f"{SECRET}\ud800"])
+def test_a_jar_with_what_no_header_can_carry_is_an_error_without_its_value(value: str) -> None:
+    class Jar(CookieJar):
+        def add_cookie_header(self, request: Any) -> None:
+            request.add_unredirected_header("Cookie", f"id={value}")
+
+    with echo_server() as server, pytest.raises(ConnectionFailed, match="a cookie of the jar has") as caught:
+        connect(server.url, cookies=Jar())
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_jar_is_given_no_more_than_it_can_take_up_in_a_moment() -> None:
+    longest = "long=" + (4096 - len("long=")) * "x"
+    lines = ["Set-Cookie2: old=1; Version=1", f"Set-Cookie: {longest}x", f"Set-Cookie: {longest}"]
+    lines += [f"Set-Cookie: c{n}=1" for n in range(200)]
+    refusal = "\r\n".join(["HTTP/1.1 401 Unauthorized", *lines, "Content-Length: 0", "", ""]).encode()
+    jar = CookieJar()
+    with RawServer(Visited(lambda peer: refusal)) as server, pytest.raises(HandshakeError):
+        connect(server.url, cookies=jar)
+    names = [cookie.name for cookie in jar]
+    assert sorted(names) == sorted(["long", *(f"c{n}" for n in range(149))])
+
+
+def test_a_mapping_is_asked_at_the_call_only(open_door: tuple[str, Visited]) -> None:
+    class Once(Mapping[str, str]):
+        """Anybody's code."""
+
+        def __init__(self) -> None:
+            self.threads = set[int]()
+
+        def __getitem__(self, name: str) -> str:
+            self.threads.add(threading.get_ident())
+            return "7"
+
+        def __iter__(self) -> Iterator[str]:
+            self.threads.add(threading.get_ident())
+            return iter(["id"])
+
+        def __len__(self) -> int:
+            self.threads.add(threading.get_ident())
+            return 1
+
+    cookies = Once()
+    url, visited = open_door
+    with connect(url, cookies=cookies):
+        assert visited.next()[1]["cookie"] == "id=7"
+    assert cookies.threads == {threading.get_ident()}
+    changed = {"id": "7"}
+    options = Options(cookies=changed)
+    changed["id"] = "x; y"
+    assert options.request_headers() == (("Cookie", "id=7"),)
 
 
 # --- redirects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from peers import LIMIT, Peer, RawServer, close_frame, text
 
-from nwebsocket import ConnectionClosed, InvalidArgument, InvalidURL, WebSocket, WebSocketError
+from nwebsocket import ConnectionClosed, InvalidArgument, InvalidURL, Response, WebSocket, WebSocketError
 from nwebsocket._escape import escaped
 from nwebsocket._log import log as library_log
 from nwebsocket._tls import TLS
@@ -111,6 +112,13 @@ SECRET = "s3cr3t"
         lambda: WebSocket("ws://host/", headers=f"Authorization: Bearer {SECRET}"),
         lambda: WebSocket("ws://host/", headers={f"Authorization: Bearer {SECRET}": ""}),
         lambda: WebSocket("ws://host/", headers=[(f"Cookie={SECRET}", "")]),
+        lambda: WebSocket("ws://host/", headers={f"Authorization Bearer {SECRET}": ""}),
+        lambda: WebSocket("ws://host/", headers={f"X-Key\t{SECRET}": 7}),  # type: ignore[dict-item]
+        lambda: WebSocket("ws://host/", headers=[((SECRET,), "")]),  # type: ignore[list-item]
+        lambda: WebSocket("ws://host/", cookies={f"id={SECRET}": ""}),
+        lambda: WebSocket("ws://host/", cookies={f"id={SECRET}": 7}),  # type: ignore[dict-item]
+        lambda: WebSocket("ws://host/", cookies={(SECRET,): ""}),  # type: ignore[dict-item]
+        lambda: WebSocket("ws://host/", ssl=SECRET),  # type: ignore[arg-type]
         lambda: WebSocket("ws://host/", proxy=f"http://proxy:1/?token={SECRET}"),
         lambda: WebSocket("ws://host/", proxy=f"http://user:{SECRET}@proxy:99999"),
     ],
@@ -134,6 +142,104 @@ def test_no_secret_of_a_location_is_in_an_error(location: str, logged: Any) -> N
         ws.wait_closed(LIMIT)
     for shown in (str(caught.value), *logged()):
         assert SECRET not in shown
+
+
+def test_the_answer_shows_no_value_that_may_be_a_secret() -> None:
+    response = Response(101, [("Server", "x"), ("Set-Cookie", SECRET), ("X-Key", SECRET)])
+    assert repr(response) == (
+        "Response(status=101, headers=[('Server', 'x'), ('Set-Cookie', '(6 characters)'), ('X-Key', '(6 characters)')])"
+    )
+    assert response == Response(101, [("Server", "x"), ("Set-Cookie", SECRET), ("X-Key", SECRET)])
+
+
+# --- Lengths
+
+LONG = 60_000
+ENDLESS = {
+    "a phrase": f"HTTP/1.1 403 {'x' * LONG}\r\nContent-Length: 0\r\n\r\n",
+    "a header's name": f"HTTP/1.1 403 No\r\n{'x' * LONG}: y\r\nContent-Length: 0\r\n\r\n",
+    "a header's value": f"HTTP/1.1 403 No\r\nServer: {'x' * LONG}\r\nContent-Length: 0\r\n\r\n",
+    "no HTTP": "x" * LONG,
+    "no header": f"HTTP/1.1 403 No\r\n{'x' * LONG}\r\n\r\n",
+    "a Location": f"HTTP/1.1 302 No\r\nLocation: ftp://h/{'x' * LONG}\r\nContent-Length: 0\r\n\r\n",
+}
+PARAMETERS = [
+    "x" * LONG,
+    f"client_max_window_bits={'1' * LONG}",
+    f"server_no_context_takeover={'x' * LONG}",
+]
+
+
+def failure(url: str, **options: Any) -> str:
+    with pytest.raises(WebSocketError) as caught:
+        WebSocket(url, **options).wait_open(LIMIT)
+    return str(caught.value)
+
+
+def check_lengths(*told: str) -> None:
+    assert max(map(len, told)) < 5000
+
+
+@pytest.mark.parametrize("answer", ENDLESS.values(), ids=ENDLESS)
+def test_no_answer_makes_a_long_error_or_record(answer: str, logged: Any) -> None:
+    def script(peer: Peer) -> None:
+        _ = peer.request
+        peer.send(answer.encode())
+
+    with RawServer(script) as server:
+        told = failure(server.url)
+        through_proxy = failure("ws://host.example/", proxy=server.url.replace("ws:", "http:"))
+    check_lengths(told, through_proxy, *logged())
+
+
+@pytest.mark.parametrize("parameter", PARAMETERS, ids=lambda parameter: parameter[:30])
+def test_no_parameter_makes_a_long_error_or_record(parameter: str, logged: Any) -> None:
+    def script(peer: Peer) -> None:
+        peer.accept(extensions=f"permessage-deflate; {parameter}")
+
+    with RawServer(script) as server:
+        told = failure(server.url)
+    assert "permessage-deflate" in told
+    check_lengths(told, *logged())
+
+
+def test_redirects_to_endless_paths_make_no_long_error_or_record(logged: Any) -> None:
+    hops = itertools.count(1)
+
+    def script(peer: Peer) -> None:
+        _ = peer.request
+        hop = next(hops)
+        path = f"/{hop}{'x' * LONG}"
+        where = f"HTTP/1.1 302 Found\r\nLocation: {path}" if hop <= 7 else "HTTP/1.1 404 No"
+        peer.send(f"{where}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    with RawServer(script) as server:
+        told = failure(server.url)
+    assert next(hops) == 9
+    assert told.count(" -> ") == 7
+    check_lengths(told, *logged())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda name: WebSocket("ws://host/", headers={f"{name} ": ""}),
+        lambda name: WebSocket("ws://host/", headers={name: "\n"}),
+        lambda name: WebSocket("ws://host/", headers={name: 7}),
+        lambda name: WebSocket("ws://host/", cookies={f"{name} ": ""}),
+        lambda name: WebSocket("ws://host/", cookies={name: ";"}),
+        lambda name: WebSocket("ws://host/", cookies={name: 7}),
+    ],
+)
+def test_no_name_makes_a_long_error(make: Any) -> None:
+    with pytest.raises((InvalidArgument, TypeError)) as caught:
+        make("x" * 100_000)
+    assert len(str(caught.value)) < 300
+
+
+def test_no_name_makes_a_long_record(echo: str, logged: Any) -> None:
+    WebSocket(echo, headers={"x" * 100_000: "y"}).wait_closed(LIMIT)
+    check_lengths(*logged())
 
 
 def test_the_chat_client_prints_nothing_that_a_terminal_obeys(monkeypatch: pytest.MonkeyPatch) -> None:

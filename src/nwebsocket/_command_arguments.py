@@ -43,6 +43,7 @@ examples:
   nwebsocket -H @secret-headers.txt -s chat --reconnect wss://example.org/
 """
 
+_MOST_DIGITS = 40  # of a number; Python reads no more than some thousands
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[/\\]{2}")
 
 
@@ -95,9 +96,11 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(arguments: Sequence[str] | None) -> Arguments:
     """Read the command line, or these arguments. Raises UsageError and Asked."""
-    found = _parser().parse_intermixed_args(arguments, Arguments())
+    found, surplus = _parser().parse_known_intermixed_args(arguments, Arguments())
+    if surplus:
+        raise UsageError(f"unrecognized arguments: {' '.join(map(_option_in_part, surplus))}")
     if found.message is not None and not found.once:
-        raise UsageError(f"{found.message!r}: a message on the command line goes with --once")
+        raise UsageError("there is more than the URL: a message on the command line goes with --once")
     if found.once and found.reconnect:
         raise UsageError("--once and --reconnect contradict each other: an answer that was lost does not come again")
     if found.key is not None and found.cert is None:
@@ -127,6 +130,12 @@ def _parser() -> argparse.ArgumentParser:
         "-V", "--version", action=_Ask, nargs=0, const=f"nwebsocket {__version__}\n", help="show the version and exit"
     )
     return parser
+
+
+def _option_in_part(argument: str) -> str:
+    """The name of an unknown option; what else there is may be a secret."""
+    name = re.match("--[a-z-]+|-[A-Za-z]", argument)
+    return name[0] if name else "..."
 
 
 _Group = argparse._ArgumentGroup
@@ -217,7 +226,7 @@ def _wait(text: str) -> float:
     except ValueError:
         seconds = -1.0
     if not seconds >= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
+        raise argparse.ArgumentTypeError(f"{_in_short(text)} is no number of seconds, 0 or more")
     return seconds
 
 
@@ -227,9 +236,13 @@ def _seconds(text: str) -> float | None:
 
 
 def _bytes(text: str) -> int | None:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes")
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
+        raise argparse.ArgumentTypeError(f"{_in_short(text)} is no number of bytes")
     return int(text) or None
+
+
+def _in_short(text: str) -> str:
+    return repr(text if len(text) <= _MOST_DIGITS else f"{text[:_MOST_DIGITS]}...")
 
 
 def make_socket(arguments: Arguments) -> WebSocket:
@@ -260,7 +273,7 @@ def _options(arguments: Arguments) -> dict[str, Any]:
 
 def _headers(given: str) -> list[tuple[str, str]]:
     if not given.startswith("@"):
-        return [_header(given, repr(given))]
+        return [_header(given, _name_in_part(given))]
     path = given[1:]
     with _naming(f"--header @{path}"), open(path, encoding="utf-8") as file:
         lines = file.read().splitlines()
@@ -272,6 +285,13 @@ def _header(line: str, where: str) -> tuple[str, str]:
     if not colon:
         raise UsageError(f"--header: {where} is not of the form 'Name: value'")
     return name.strip(), value.strip()
+
+
+def _name_in_part(line: str) -> str:
+    """What stands before the first character that no name has: what follows may be a secret."""
+    name = re.match(r"[\w-]{,40}", line, re.ASCII)
+    assert name is not None
+    return repr(name[0] if name[0] == line else f"{name[0]}...")
 
 
 def _auth(given: str) -> tuple[str, str]:

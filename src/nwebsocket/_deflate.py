@@ -14,6 +14,7 @@ from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
 from ._compression import Deflate
+from ._http_head import show
 
 _RSV1 = RsvBits(True, False, False)
 _FLAGS = ("server_no_context_takeover", "client_no_context_takeover")
@@ -194,14 +195,14 @@ def _parse_parameters(answer: str) -> dict[str, str]:
 def _parse_value(name: str, value: str | None) -> str:
     if name in _FLAGS:
         if value is not None:
-            raise ValueError(f"permessage-deflate: {name} came with the value {value!r}; none was expected")
+            raise ValueError(f"permessage-deflate: {name} came with the value {show(value)}; none was expected")
         return ""
     if name not in _WINDOWS:
-        raise ValueError(f"permessage-deflate: unknown parameter {name!r}; expected {', '.join(_FLAGS + _WINDOWS)}")
+        raise ValueError(f"permessage-deflate: unknown parameter {show(name)}; expected {', '.join(_FLAGS + _WINDOWS)}")
     bits = value or ""
     if len(bits) > 2 and bits[0] == bits[-1] == '"':
         bits = bits[1:-1]
     if not _WINDOW_BITS.fullmatch(bits):
-        came = "no value" if value is None else f"the value {value!r}"
+        came = "no value" if value is None else f"the value {show(value)}"
         raise ValueError(f"permessage-deflate: {name} came with {came}; a whole number from 8 to 15 was expected")
     return bits

@@ -6,6 +6,7 @@ A plain request and a plain answer pass it by (`_plain_handshake.py`); nobody ca
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,7 +123,9 @@ class Opening:
     def _ask_wsproto(self) -> tuple[H11Handshake, bytes, bytes]:
         """Have wsproto make the request; return also the key in it, which is new each time."""
         request, wsproto = self._request, H11Handshake(ConnectionType.CLIENT)
-        try:
+        data = b""
+        # ValueError, or a class of h11's, of which only wsproto should know: with the headers, cookies among them.
+        with contextlib.suppress(Exception):
             data = wsproto.send(
                 events.Request(
                     host=_AsciiHost(request.host),
@@ -132,10 +135,9 @@ class Opening:
                     subprotocols=list(request.protocols),
                 )
             )
-        except Exception as error:  # ValueError, or a class of h11's, of which only wsproto should know
-            raise InvalidArgument(f"the request cannot be sent: {error}") from error
         key = _KEY.search(data)
-        assert key is not None
+        if key is None:
+            raise InvalidArgument("the request cannot be sent: host, target or a header is not fit for HTTP")
         return wsproto, data, key[1]
 
     def receive(self, data: bytes) -> bytes | None:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ._escape import in_short
+
 MAX_HEAD_BYTES = 65_536
 
 _BEGINNING = b"HTTP/1."
@@ -18,7 +20,9 @@ _STATUS_LINE = re.compile(r"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: ([\t -~\xa0-\xff]*)
 
 
 class Head(NamedTuple):
-    """``status`` and its reason ``phrase``, all ``headers`` in order as they were written, and the ``raw`` bytes."""
+    """``status`` and the beginning of its reason ``phrase``, all ``headers`` in order as they were written, and the
+    ``raw`` bytes.
+    """
 
     status: int
     phrase: str
@@ -85,7 +89,7 @@ class HeadReader:
             if not colon or not name or name != name.strip():
                 raise self._error(f"{self._who}'s answer has a malformed header line: {show(line)}")
             headers.append((name, value.strip(" \t")))
-        return Head(int(status[1]), status[2] or "", headers, raw)
+        return Head(int(status[1]), in_short(status[2] or ""), headers, raw)
 
     def _ended_early(self) -> Exception:
         if self.rest or self._room < MAX_HEAD_BYTES:

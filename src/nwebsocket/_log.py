@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterable
 from functools import cache
 
+from ._escape import in_short
 from ._logger import ContainedLogger
 
 log = ContainedLogger("nwebsocket")
@@ -39,7 +40,18 @@ _HARMLESS = frozenset(
         "via",
     }
 )
+_LONGEST_VALUE = 1000  # characters
 _numbers = itertools.count(1)
+
+
+def is_harmless(name: str) -> bool:
+    """Whether the value of this header is no secret."""
+    return name.lower() in _HARMLESS
+
+
+def size_of(value: str) -> str:
+    """What is shown of a value that may be a secret."""
+    return f"({len(value)} characters)"
 
 
 class Trace:
@@ -68,8 +80,8 @@ class Trace:
         """Write the head of a request or an answer."""
         self(mark, first_line)
         for name, value in headers:
-            shown = repr(value)[1:-1] if name.lower() in _HARMLESS else f"({len(value)} characters)"
-            self(mark, f"{name}: {shown}")  # the logger escapes the name
+            shown = repr(in_short(value, _LONGEST_VALUE))[1:-1] if is_harmless(name) else size_of(value)
+            self(mark, f"{in_short(name)}: {shown}")  # the logger escapes the name
 
 
 @cache

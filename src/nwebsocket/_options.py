@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._compression import Deflate, deflate_of
-from ._cookies import check_cookies, cookie_header, is_jar
+from ._cookies import checked_cookies, cookie_header, is_jar
+from ._escape import in_short, name_in_part
 from ._numbers import real_number, shown, whole_number
 from ._proxies import Proxy, parse_proxy, proxy_of_environment
 from ._url import URL, basic_authorization
@@ -100,7 +101,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.ssl is not None and not isinstance(self.ssl, tls.SSLContext):
-            raise TypeError(f"ssl must be an ssl.SSLContext or None, not {shown(self.ssl)}")
+            raise TypeError(f"ssl must be an ssl.SSLContext or None, not {type(self.ssl).__name__}")
         deflate_of(self.compression)  # raises
         _check_choice("callbacks", self.callbacks, ("thread", "loop"))
         _check_choice("output", self.output, ("cell", None))
@@ -116,7 +117,8 @@ class Options:
         if self.origin is not None:
             _check_header("Origin", self.origin)
         _check_auth(self.auth)
-        check_cookies(self.cookies)
+        if self.cookies is not None:
+            object.__setattr__(self, "cookies", checked_cookies(self.cookies))
         if self.headers or self.unix is not None or self.sock is not None:
             self._check_contradictions()
         if self.unix is not None:
@@ -261,19 +263,14 @@ def _checked_headers(headers: Headers) -> tuple[tuple[str, str], ...]:
 def _check_header(name: Any, value: Any) -> None:
     """Names only, never values, in the messages: a value may be a secret."""
     if not isinstance(name, str) or not isinstance(value, str):
-        raise TypeError(f"header {name!r}: name and value must be str, not {type(value).__name__}")
+        raise TypeError(f"header {name_in_part(name)}: name and value must be str, not {type(value).__name__}")
     if not _TOKEN.fullmatch(name):
-        raise InvalidArgument(f"{_plain_part(name)} is not a header name (RFC 9110 section 5.1)")
+        raise InvalidArgument(f"{name_in_part(name)} is not a header name (RFC 9110 section 5.1)")
     if name.lower() in _HANDSHAKE_HEADERS:
         raise InvalidArgument(f"the header {name} is set by the handshake itself")
     if not _VALUE.fullmatch(value) or (not value.isascii() and not _is_latin_1(value)):
-        raise InvalidArgument(f"the value of the header {name} has a line break, a control or a non-Latin-1 character")
-
-
-def _plain_part(name: str) -> str:
-    """What is shown of a bad name: what follows a colon or an equals sign is most likely its value."""
-    shown_part = re.split("[:=]", name, maxsplit=1)[0]
-    return repr(shown_part if shown_part == name else f"{shown_part}...")
+        what = "a line break, a control or a non-Latin-1 character"
+        raise InvalidArgument(f"the value of the header {in_short(name)} has {what}")
 
 
 def _is_latin_1(value: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ._log import is_harmless, size_of
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -15,6 +17,11 @@ class Response:
 
     status: int
     headers: list[tuple[str, str]]
+
+    def __repr__(self) -> str:
+        """Without what the log does not show either."""
+        shown = [(name, value if is_harmless(name) else size_of(value)) for name, value in self.headers]
+        return f"{type(self).__name__}(status={self.status!r}, headers={shown!r})"
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """Return the value of the first header called ``name`` (in any case), or ``default`` without one."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import unquote_to_bytes
 
+from ._escape import MOST_SHOWN, in_short
 from .exceptions import InvalidArgument, InvalidURL
 
 __all__ = [
@@ -91,7 +92,7 @@ class URL:
     def shown(self) -> str:
         """The URL for logs and errors: without credentials and query, which may hold a token."""
         path, question_mark, _ = self.target.partition("?")
-        return f"{self.origin}{path}?..." if question_mark else self.origin + path
+        return self.origin + in_short(path) + ("?..." if question_mark else "")
 
     def join(self, location: str) -> URL:
         """Resolve the Location header of a redirect against this URL (RFC 3986 section 5.2).
@@ -218,16 +219,12 @@ def _refuse_scheme(text: str) -> NoReturn:
     _refuse(text, problem)
 
 
-_MOST_SHOWN = 100
-"""Characters of a URL in an error."""
-
-
 def without_secrets(text: str) -> str:
     """The same without query and fragment, which may hold a token, and without most of what is too long to be read."""
     shown, query, _ = without_credentials(text).partition("?")
     shown, fragment, _ = shown.partition("#")
-    if len(shown) > _MOST_SHOWN:
-        return f"{shown[:_MOST_SHOWN]}..."
+    if len(shown) > MOST_SHOWN:
+        return in_short(shown)
     return f"{shown}{query or fragment}..." if query or fragment else shown
 
 
