@@ -123,6 +123,18 @@ def test_retry_after(value: str, seconds: float) -> None:
     assert Backoff(most).next_delay(0, error, NOW) == (seconds + 3 if seconds else 3)
 
 
+@pytest.mark.parametrize("clock", [NOW, NOW - 10**8, NOW + 10**8], ids=["right", "slow", "fast"])
+@pytest.mark.parametrize("date", [_http_date(1000), time.asctime(time.gmtime(NOW + 1000))])
+def test_the_date_of_retry_after_is_counted_from_that_of_the_answer(clock: float, date: str) -> None:
+    error = refusal(503, ("DATE", date), ("Retry-After", _http_date(1020)))
+    assert retry_after(error, clock) == 20
+
+
+@pytest.mark.parametrize("date", ["", "soon", "Tue, 99 Nov 2023 22:13:20 GMT"])
+def test_a_date_that_is_none_is_no_date(date: str) -> None:
+    assert retry_after(refusal(503, ("Date", date), ("Retry-After", _http_date(20))), NOW) == 20
+
+
 def test_without_a_refusal_there_is_no_retry_after() -> None:
     for error in (None, ConnectionFailed("x"), refusal(503)):
         assert retry_after(error, NOW) == 0

@@ -20,9 +20,9 @@ from peers import LIMIT
 
 from nwebsocket import InvalidArgument, Options, QueryMixin, ReconnectingWebSocket, WebSocket
 from nwebsocket._bridge import Bridge
-from nwebsocket._card import duration, latency, size
+from nwebsocket._card import _message, duration, latency, size
 from nwebsocket._log import Trace
-from nwebsocket._notebook import PREFIX, Cell, Record
+from nwebsocket._notebook import PREFIX, Cell, Record, Remembered
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "notebook.ipynb"
 
@@ -90,6 +90,15 @@ def test_the_card_of_a_closed_socket_says_how_it_ended(echo: str) -> None:
     assert "<b>done" not in html
     assert words(html).endswith("closed 4001 “<b>done</b>↵here” · by the client")
     assert "was open for" in words(html)
+
+
+@pytest.mark.parametrize("evil", ["\u202e", "\u2066", "\u200f", "\u2028", "\u2029", "\x1b", "\x85", "\r", "\ufeff"])
+def test_nothing_on_the_card_turns_its_text_around_or_breaks_it(echo: str, evil: str) -> None:
+    with WebSocket(echo) as ws:
+        ws.close(4001, f"a{evil}b")
+    assert evil not in ws._repr_html_()
+    for text in (f"a{evil}b", f"{evil * 200}"):
+        assert evil not in _message(Remembered(sent=False, at=0, start=text, size=len(text), cut=False))
 
 
 def test_the_card_of_a_socket_that_failed_says_why() -> None:

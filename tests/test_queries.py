@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import measure
+import numpy
 import pytest
 from peers import LIMIT, Connection, Peer, RawServer, echo_server, text
 
@@ -343,6 +344,19 @@ def test_before_the_connection_is_open_nothing_is_sent() -> None:
         ws.wait_closed(LIMIT)
 
 
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def circular() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
 @pytest.mark.parametrize(
     ("request_", "error", "problem"),
     [
@@ -350,8 +364,12 @@ def test_before_the_connection_is_open_nothing_is_sent() -> None:
         ("text", TypeError, "not str"),
         ({"id": 7}, InvalidArgument, "'id' is for the tag"),
         ({"x": float("nan")}, ValueError, "not JSON compliant"),
+        ({"x": float("inf")}, InvalidArgument, "cannot be a JSON object: .*not JSON compliant"),
         ({"x": object()}, TypeError, "not JSON serializable"),
+        ({"x": nested(200_000)}, InvalidArgument, "nested too deeply"),
+        ({"x": circular()}, InvalidArgument, "cannot be a JSON object: Circular reference"),
     ],
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_request(ws: Asking, request_: Any, error: type[Exception], problem: str) -> None:
     with pytest.raises(error, match=problem):
@@ -414,6 +432,37 @@ def test_who_waits_for_room_hears_of_the_end(server: str) -> None:
             assert isinstance(future.exception(LIMIT), ConnectionClosed)
 
 
+@pytest.mark.parametrize(
+    ("limit", "error"),
+    [
+        (0, InvalidArgument),
+        (-1, InvalidArgument),
+        (-(10**5000), InvalidArgument),
+        (None, TypeError),
+        ("5", TypeError),
+        (True, TypeError),
+        (1.5, TypeError),
+    ],
+    ids=lambda value: "huge" if isinstance(value, int) and value < -1 else str(value),
+)
+def test_what_is_no_limit(server: str, limit: Any, error: type[Exception]) -> None:
+    class Few(Asking):
+        max_queries = limit
+
+    with Few(server) as ws:
+        with pytest.raises(error, match="max_queries must be a whole number"):
+            ask(ws, 1)
+        assert adds_up(ws, 0)
+
+
+def test_numpys_numbers_are_limits(server: str) -> None:
+    class Few(Asking):
+        max_queries = numpy.int8(2)
+
+    with Few(server) as ws:
+        assert [ask(ws, number).result(LIMIT)["answer"] for number in range(5)] == list(range(5))
+
+
 # --- Other formats
 
 
@@ -462,6 +511,45 @@ def test_another_field(echo: str) -> None:
     with Named(echo) as ws:
         query = ws.query({"id": 7})
         assert query.result(LIMIT) == {"id": 7, "request": query.tag}
+
+
+@pytest.mark.parametrize("field", [7, None, b"id"])
+def test_what_is_no_field(server: str, field: Any) -> None:
+    class Named(Asking):
+        reflect = field
+
+    with Named(server) as ws, pytest.raises(TypeError, match=f"reflect must be a str, .* not {type(field).__name__}"):
+        ask(ws, 1)
+
+
+@pytest.mark.parametrize("field", ["id", "gr\u00fc\u00dfe", 'a"b', "a\\b", "a\n", "\U0001f600"])
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_a_field_is_found_however_it_is_written(field: str, ascii_only: bool) -> None:
+    class Named(Asking):
+        reflect = field
+
+    def rewrite(connection: Connection) -> None:
+        for message in connection:
+            connection.send(json.dumps(json.loads(message), ensure_ascii=ascii_only))
+
+    with echo_server(handler=rewrite) as server, Named(server.url) as ws:
+        query = ws.query({"value": 1})
+        assert query.result(LIMIT) == {"value": 1, field: query.tag}
+
+
+def test_an_escape_may_hide_the_field() -> None:
+    assert Asking.read_reply(Asking, '{"\\u0069d": 7}') == (7, {"id": 7})  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_a_reply_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(text: str) -> Any:
+        raise AssertionError(text[:10])
+
+    monkeypatch.setattr("nwebsocket.queries.decode", decode)
+    for message in ("", "[" + "[]," * (2**20 // 3) + "[]]", '{"ident": 7}', "id"):
+        assert Asking.read_reply(Asking, message) is None  # type: ignore[arg-type]
+    with pytest.raises(AssertionError):
+        Asking.read_reply(Asking, '{"id": 7}')  # type: ignore[arg-type]
 
 
 # --- The class

@@ -63,18 +63,34 @@ class Backoff:
 
 
 def retry_after(error: WebSocketError | None, now: float) -> float:
-    """The seconds that a refusal's Retry-After header asks for (RFC 9110 section 10.2.3), 0 without one."""
+    """The seconds that a refusal's Retry-After header asks for (RFC 9110 section 10.2.3), 0 without one.
+
+    A date is counted from the answer's own Date, if there is one: our clock may be wrong, or frozen.
+    """
     headers = error.headers if isinstance(error, HandshakeError) else []
-    value = next((value.strip() for name, value in headers if name.lower() == "retry-after"), "")
+    value = _first(headers, "retry-after")
     if value.isascii() and value.isdigit():
         return min(MAX_RETRY_AFTER, float(value[:9]))
+    date = _timestamp(value)
+    if date is None:
+        return 0.0
+    answered = _timestamp(_first(headers, "date"))
+    return min(MAX_RETRY_AFTER, max(0.0, date - (now if answered is None else answered)))
+
+
+def _first(headers: list[tuple[str, str]], wanted: str) -> str:
+    return next((value.strip() for name, value in headers if name.lower() == wanted), "")
+
+
+def _timestamp(value: str) -> float | None:
+    """The seconds since the epoch that a date in a header stands for; None if it is none."""
     try:
         date = email.utils.parsedate_to_datetime(value)
         if date.tzinfo is None:  # asctime's form, and the zone -0000, mean UTC, too (RFC 9110 section 5.6.7)
             date = date.replace(tzinfo=datetime.timezone.utc)
-        return min(MAX_RETRY_AFTER, max(0.0, date.timestamp() - now))
+        return date.timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):
-        return 0.0
+        return None
 
 
 def is_final(code: int, error: WebSocketError | None, *, asks_again: bool) -> bool:

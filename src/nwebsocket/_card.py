@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._bridge import Ending, ReadyState
 from ._clock import monotonic
+from ._escape import escaped
 from .close_codes import CloseCode
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _shortened(message: Remembered) -> tuple[str, str]:
 
 
 def _on_one_line(text: str) -> str:
-    return text.translate(_CONTROLS)
+    return escaped(text.translate(_CONTROLS))
 
 
 # ---- numbers

@@ -29,6 +29,7 @@ from ._clock import monotonic
 from ._inside import sifters
 from ._json import decode, encode
 from ._log import log
+from ._numbers import shown, whole_number
 from ._options import check_timeout
 from ._payload import Message, message_of
 from ._query import Query
@@ -318,7 +319,10 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         queries: _Queries = self._nwebsocket.sifter
         if retry and not queries.bridge.keeps:
             raise InvalidArgument("retry=True is for a ReconnectingWebSocket: this one does not come back")
-        query = queries.add(self.max_queries)
+        limit = self.max_queries
+        if type(limit) is not int or limit < 1:
+            limit = _checked_limit(limit)
+        query = queries.add(limit)
         try:
             data = self.tag_request(request, query.tag)
             if retry and not isinstance(data, (str, bytes)):
@@ -346,9 +350,16 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         """
         if not isinstance(request, Mapping):
             raise TypeError(f"a query is a mapping, to be sent as a JSON object, not {type(request).__name__}")
+        if not isinstance(self.reflect, str):
+            raise TypeError(f"reflect must be a str, the name of a field, not {type(self.reflect).__name__}")
         if self.reflect in request:
             raise InvalidArgument(f"the field {self.reflect!r} is for the tag; a request must not have it")
-        return encode({**request, self.reflect: tag})
+        try:
+            return encode({**request, self.reflect: tag})
+        except RecursionError:
+            raise InvalidArgument("the query cannot be a JSON object: it is nested too deeply") from None
+        except ValueError as error:
+            raise InvalidArgument(f"the query cannot be a JSON object: {error}") from error
 
     def read_reply(self, message: str | bytes) -> tuple[int, Any] | None:
         """Return the tag and the answer in a message, or None if it is no reply: a JSON object, and all of it.
@@ -358,6 +369,8 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         """
         if not isinstance(message, str):
             return None
+        if f'"{self.reflect}"' not in message and "\\" not in message:
+            return None  # it is soon seen: not even with an escape in it is there such a field
         try:
             answer = decode(message)
         except (ValueError, RecursionError):
@@ -371,6 +384,16 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         queries, base = self._nwebsocket.sifter, super().stats
         counts = {field.name: getattr(base, field.name) for field in fields(base)}
         return QueryStats(**counts, in_flight=len(queries.open), **queries.counts)
+
+
+def _checked_limit(max_queries: Any) -> int:
+    limit = whole_number(max_queries)
+    message = f"max_queries must be a whole number of queries, at least 1, not {shown(max_queries)}"
+    if limit is None:
+        raise TypeError(message)
+    if limit < 1:
+        raise InvalidArgument(message)
+    return limit
 
 
 sifters.append((QueryMixin, _Queries))
