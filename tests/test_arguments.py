@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import array
 import copy
+import ctypes
 import dataclasses
 import gc
 import io
 import math
+import mmap
 import pickle
 import threading
 import warnings
@@ -82,7 +84,7 @@ def test_a_timeout_of_any_size_works(ws: Client, timeout: Any) -> None:
     assert ws.ping(timeout) < LIMIT
 
 
-NO_NUMBERS = [np.timedelta64(5, "s"), np.timedelta64(5, "ns"), np.timedelta64("NaT"), timedelta(5)]
+NO_NUMBERS = [np.timedelta64(5, "s"), np.timedelta64(5, "ns"), np.timedelta64("NaT", "s"), timedelta(5)]
 NO_TIMES = [-1, math.nan, -math.inf, -(10**5000), True, np.bool_(True), Decimal(1), "1", 1j, *NO_NUMBERS]
 TIME_OPTIONS = ("open_timeout", "close_timeout", "ping_interval", "ping_timeout")
 
@@ -177,6 +179,26 @@ class Frame:
         return "{}"
 
 
+class Point(ctypes.Structure):
+    _fields_ = [("x", ctypes.c_int), ("y", ctypes.c_double)]
+
+
+class Named(ctypes.Structure):
+    _fields_ = [("x", ctypes.c_int), ("name", ctypes.c_wchar_p)]
+
+
+def released() -> memoryview:
+    view = memoryview(b"ab")
+    view.release()
+    return view
+
+
+def closed_mmap() -> mmap.mmap:
+    memory = mmap.mmap(-1, 16)
+    memory.close()
+    return memory
+
+
 NO_MESSAGES: list[tuple[Any, str]] = [
     (Frame(), "to_json"),
     ({"a", "b"}, "json.dumps"),
@@ -191,6 +213,10 @@ NO_MESSAGES: list[tuple[Any, str]] = [
     (np.array(5), "tobytes"),
     (5, "json.dumps"),
     (None, "json.dumps"),
+    (Point(1, 2), r"bytes\(\.\.\.\) of it"),
+    (ctypes.c_int(1), r"bytes\(\.\.\.\) of it"),
+    (released(), "memoryview; send it before it is of no use any more .*released"),
+    (closed_mmap(), "mmap; send it before it is of no use any more .*closed"),
 ]
 
 
@@ -214,6 +240,39 @@ def test_a_structured_array_is_its_bytes_whatever_its_fields_are_called() -> Non
         message_of(np.array([None]))
     with pytest.raises(TypeError, match="Python objects"):
         message_of(np.zeros(1, [("x", "<f8"), ("y", object)]))
+
+
+POINTERS = [
+    ctypes.c_char_p,
+    ctypes.c_wchar_p,
+    ctypes.c_void_p,
+    ctypes.py_object,
+    ctypes.POINTER(ctypes.c_int),
+    ctypes.CFUNCTYPE(ctypes.c_int),
+    Named,
+]
+
+
+@pytest.mark.parametrize("kind", POINTERS)
+@pytest.mark.parametrize("wrap", [lambda data: data, lambda data: [data]], ids=["message", "fragment"])
+def test_addresses_are_no_message(kind: Any, wrap: Any) -> None:
+    with pytest.raises(TypeError, match="or of pointers: its buffer holds addresses"):
+        message_of(wrap((kind * 2)()))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(np.zeros(2, kind) for kind in ("F", "D", "G", "U3", "S3", "?", "e", "g")),
+        np.zeros(2, [("P", "f8"), ("Z", "c8"), ("z", "c16"), ("O&X{", "i4", (2,))]),
+        (ctypes.c_double * 2)(),
+        (ctypes.c_wchar * 2)(),
+        (Point * 2)(),
+    ],
+    ids=lambda data: memoryview(data).format,
+)
+def test_numbers_and_characters_of_any_kind_are_their_bytes(data: Any) -> None:
+    assert message_of(data)[1] == bytes(data)
 
 
 def test_buffers_are_messages() -> None:

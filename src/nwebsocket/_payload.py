@@ -24,6 +24,9 @@ Buffer = bytes | bytearray | memoryview
 _NAMES_IN_FORMAT = re.compile(":[^:]*:")
 """Those of the fields of a structured array (PEP 3118)."""
 
+_ADDRESSES = re.compile(r"[O&PXz]|Z(?![fdg])")
+"""Python objects, pointers to data and to functions, C strings of bytes and, but for complex numbers, of characters."""
+
 
 def message_of(data: Any) -> Message:
     """The message that `data` stands for: fragmented if it is a list, a tuple or an iterator.
@@ -50,9 +53,15 @@ def _instead(data: Any) -> str:
     """What a user may have meant, as an expression."""
     if hasattr(data, "to_json"):
         return "its .to_json(...)"  # of pandas, polars and others
-    if hasattr(data, "tobytes"):
+    if hasattr(data, "tobytes") and not isinstance(data, memoryview):
         return "its .tobytes(), or json.dumps(...) of its .item()"  # a NumPy scalar
-    return "json.dumps(...) of it"
+    try:
+        memoryview(data).release()
+    except ValueError as error:  # released, or closed
+        return f"it before it is of no use any more ({error})"
+    except (TypeError, BufferError):
+        return "json.dumps(...) of it"
+    return "bytes(...) of it"  # a ctypes.Structure
 
 
 def _fragmented(items: Iterable[Any]) -> Message:
@@ -87,6 +96,6 @@ def _is_buffer(data: Any) -> bool:
 def _copied(data: Any) -> bytes:
     """The bytes of a buffer; of a view only its window, of a non-contiguous one its items in C order."""
     with memoryview(data) as view:
-        if "O" in _NAMES_IN_FORMAT.sub("", view.format):
-            raise TypeError("send() cannot send an array of Python objects: its buffer holds addresses")
+        if _ADDRESSES.search(_NAMES_IN_FORMAT.sub("", view.format)):
+            raise TypeError("send() cannot send an array of Python objects or of pointers: its buffer holds addresses")
         return view.tobytes()
