@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import queue
 import random
 import socket
@@ -933,6 +934,23 @@ def test_a_query_that_is_given_up_does_not_go_out(away: str) -> None:
     feed.send("last")
     assert list(feed.outbox) == ["first", "last"]
     assert (feed.bufferedAmount, feed.stats.messages_sent) == (9, 2)
+    feed.close()
+    feed.wait_closed(LIMIT)
+
+
+def test_to_give_up_one_query_does_not_copy_all_that_waits(away: str) -> None:
+    feed = Feed(away)
+    kept = feed._nwebsocket.bridge.kept
+    feed.send("first")
+    queries = [feed.query({"x": number}) for number in range(100)]
+    feed.send("last")
+    for query in (queries[0], queries[-1], queries[50]):
+        assert query.cancel()
+    assert feed._nwebsocket.bridge.kept is kept
+    waiting = [json.loads(message)["x"] for message in list(feed.outbox)[1:-1]]
+    assert waiting == [*range(1, 50), *range(51, 99)]
+    assert feed.bufferedAmount == feed.outbox.bytes == sum(map(len, feed.outbox))
+    assert feed.stats.messages_sent == len(feed.outbox) == 99
     feed.close()
     feed.wait_closed(LIMIT)
 
