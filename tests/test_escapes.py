@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,38 @@ def test_what_is_logged(logged: Any) -> None:
     library_log.warning("%s and %s", EVIL, ValueError(EVIL))
     (shown,) = logged()
     check_fit(shown)
+
+
+def test_the_traceback_of_what_a_handler_raises(log: Any) -> None:
+    """It may say what the server has sent."""
+
+    def script(peer: Peer) -> None:
+        peer.accept(after=text(EVIL))
+        peer.read_until_close()
+        peer.send(close_frame(1000))
+
+    failed = threading.Event()
+
+    def onmessage(message: str) -> None:
+        failed.set()
+        try:
+            raise KeyError(message)
+        except KeyError as error:
+            raise ValueError(f"unknown command {message}\nforged: {message}") from error
+
+    with RawServer(script) as server:
+        ws = WebSocket(server.url, compression=None)
+        ws.onmessage = onmessage
+        assert failed.wait(LIMIT)
+        ws.close()
+        ws.wait_closed(LIMIT)
+    (record,) = log.errors()
+    lines = logging.Formatter().format(record).split("\n")
+    for line in lines:
+        check_fit(line)
+    assert [line for line in lines if "forged" in line and line.startswith(("2025", "forged"))] == []
+    assert sum("Traceback (most recent call last):" in line for line in lines) == 2
+    assert any(line.startswith("ValueError: unknown command a") for line in lines)
 
 
 SECRET = "s3cr3t"

@@ -41,6 +41,7 @@ class ContainedLogger:
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
+        self._logger.addFilter(_escape_traceback)
 
     def isEnabledFor(self, level: int) -> bool:
         """Whether somebody wants to hear of this."""
@@ -73,6 +74,23 @@ class ContainedLogger:
             _show(error)
 
 
+def _escape_traceback(record: logging.LogRecord) -> bool:
+    """A filter that passes everything, with the text of the exception escaped as `logging.Formatter` would keep it."""
+    if isinstance(record.exc_info, tuple) and record.exc_info[1] is not None and not record.exc_text:
+        record.exc_text = _traceback_of(record.exc_info[1])
+    return True
+
+
+def _traceback_of(error: BaseException) -> str:
+    """What Python would show, but that no line of what the exceptions say begins where those of the log do."""
+    lines = []
+    for part in traceback.format_exception(type(error), error, error.__traceback__):
+        first, *others = part.removesuffix("\n").split("\n")
+        indent = "" if part.startswith(("  File", "\n")) else "    "  # else it says what an exception says
+        lines += [escaped(first), *(indent + escaped(line) for line in others)]
+    return "\n".join(lines)
+
+
 def _is_text(value: Any) -> bool:
     return not isinstance(value, (int, float))
 
@@ -95,5 +113,4 @@ def _show(error: BaseException) -> None:
     if not logging.raiseExceptions or sys.stderr is None:
         return
     with contextlib.suppress(BaseException):  # there is nobody left to tell
-        sys.stderr.write("--- a handler of the logger nwebsocket has raised ---\n")
-        traceback.print_exception(type(error), error, error.__traceback__, file=sys.stderr)
+        sys.stderr.write(f"--- a handler of the logger nwebsocket has raised ---\n{_traceback_of(error)}\n")
