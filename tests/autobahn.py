@@ -37,9 +37,6 @@ from nwebsocket import WebSocket
 Where = Literal["thread", "loop"]
 
 ALL = ("*",)
-UNCOMPRESSED = tuple(f"{section}.*" for section in (1, 2, 3, 4, 5, 6, 7, 9, 10))
-"""Half a minute; the compressed ones take ten."""
-
 NON_STRICT = {"thread": {"3.2", "3.3", "4.1.3", "4.1.4", "4.2.3", "4.2.4", "5.15"}, "loop": set[str]()}
 """Cases that may be so."""
 

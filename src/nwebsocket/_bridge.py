@@ -368,7 +368,12 @@ class Bridge:
 
     def close(self, code: int | None, reason: str) -> None:
         """Ask for the closing handshake, after the messages accepted so far; a second call does nothing."""
-        self.trace("=", "close() is called")
+        try:
+            self._ask_to_close(code, reason)
+        finally:
+            self.trace("=", "close() is called")  # last: a log handler of the user's may raise
+
+    def _ask_to_close(self, code: int | None, reason: str) -> None:
         try:
             with self.lock:
                 reads = not self.reading_stopped and not (self.reader is not None and self.reader.lent)

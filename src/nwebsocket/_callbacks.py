@@ -14,7 +14,6 @@ The loop thread and the setters of handlers call `notify()`; the callback thread
 
 from __future__ import annotations
 
-import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -174,7 +173,7 @@ class Callbacks:
 
     def _not_looked_up(self, owner: Any, name: str) -> None:
         """What looking it up has raised, and is being handled, goes to the log, or on."""
-        if not (isinstance(sys.exc_info()[1], Exception) or contains()):
+        if not contains():
             raise
         if name not in self._broken:
             self._broken += (name,)

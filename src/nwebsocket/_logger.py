@@ -69,7 +69,7 @@ class ContainedLogger:
         try:
             self._logger.log(level, message, *args, exc_info=exc_info, stacklevel=3)
         except BaseException as error:
-            if not (isinstance(error, Exception) or contains()):
+            if not contains():
                 raise
             _show(error)
 
