@@ -34,7 +34,7 @@ receive_some, count = Protocol.receive_some, [0]
 def receive_most(self, data):
     received = receive_some(self, data)
     count[0] += bool(received.messages)
-    if count[0] == 30:
+    if count[0] == 3:
         del received.messages[-1:]
     return received
 Protocol.receive_some = receive_most
