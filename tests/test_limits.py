@@ -285,8 +285,8 @@ def test_to_know_that_the_inbox_is_full_takes_a_few_looks_for_each_message(
     how: str, bound: str, log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To see how much memory it takes, all that waits is looked at: that must not be done at each step."""
-    monkeypatch.setattr(_bridge, "INBOX_BYTES", 2**20 if bound == "bytes" else 2**26)
-    total, looks = 30_000, [0]
+    monkeypatch.setattr(_bridge, "INBOX_BYTES", 2**19 if bound == "bytes" else 2**26)
+    total, looks = 12_000, [0]
     measure = Bridge._measure_inbox
 
     def counted(bridge: Bridge) -> int:
@@ -310,7 +310,7 @@ def test_to_know_that_the_inbox_is_full_takes_a_few_looks_for_each_message(
         if len(heard) == total:
             over.set()
 
-    with opened(script, max_queue=4000 if bound == "count" else 10**6) as ws:
+    with opened(script, max_queue=2000 if bound == "count" else 10**6) as ws:
         until(lambda: ws._nwebsocket.bridge.reading_stopped)
         if how == "recv":
             heard = [ws.recv(LIMIT) for _ in range(total)]

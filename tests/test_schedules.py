@@ -10,6 +10,8 @@ import pytest
 import schedules
 from scheduling.scenarios import SCENARIOS
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(schedules.__file__)
 
 
@@ -20,7 +22,6 @@ def run(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=SCRIPT.parent, capture_output=True, text=True, timeout=50, check=False)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_scenario_for_a_moment(scenario: str) -> None:
     ran = run(scenario)
