@@ -7,7 +7,7 @@ take far longer than all the rest of `import nwebsocket`, which a program may do
 from __future__ import annotations
 
 import contextlib
-import logging  # before what is registered below: at a fork its lock, which imports need, is to be taken after ours
+import logging  # noqa: F401 - registers first, below: a fork takes its lock, which imports need, after ours
 import os
 import threading
 from collections.abc import Callable
@@ -120,7 +120,6 @@ def _after_fork_in_child() -> None:
     _loop = None
 
 
-assert logging is not None
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child

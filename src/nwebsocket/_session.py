@@ -249,6 +249,8 @@ class Session:
         except OSError:
             raise
         except Exception as error:  # no memory for a frame, say: what waits would wait for ever
+            if await current_task() is self._task:
+                raise  # run() sees to it
             log.exception("internal error")
             self._error = self._error or ConnectionLost(f"internal error: {repr_of(error)}")
             await self._give_up()
@@ -318,9 +320,14 @@ class Session:
         assert transport is not None
         with transport.wire:
             if protocol.can_send:
-                if (request is None and not protocol.failed) or self._bridge.has_outgoing():
+                if self._bridge.has_outgoing():
                     return False
-                transport.send(protocol.fail() if protocol.failed or request is None else protocol.close(*request))
+                if protocol.failed:
+                    transport.send(protocol.fail())
+                elif request is not None:
+                    transport.send(protocol.close(*request))
+                else:
+                    return False
                 self._writer.closed = True
                 return True
             if self.draining and not self._shut_down:
