@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from peers import echo_server
+from peers import LIMIT, echo_server
 from test_process import READY, check_quiet, run
+
+from nwebsocket import WebSocket
+from nwebsocket._protocol import Protocol
 
 needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
@@ -223,3 +227,26 @@ def test_a_sub_interpreter_is_refused(tmp_path: Path, kind: str) -> None:
         "the main one works",
     ]
     check_quiet(ran, within=2)
+
+
+@pytest.mark.parametrize("sender", ["main thread", "handler on the loop"])
+def test_without_memory_for_a_frame_the_connection_ends_and_says_why(
+    sender: str, monkeypatch: pytest.MonkeyPatch, log: Any
+) -> None:
+    with echo_server() as server:
+        ws = WebSocket(server.url, callbacks="loop" if sender != "main thread" else "thread").wait_open(LIMIT)
+        errors: list[Exception] = []
+        ws.onerror = errors.append
+        if sender != "main thread":
+            ws.send("to be echoed")
+            ws.onmessage = lambda message: (monkeypatch.setattr(Protocol, "message", no_memory), ws.send(message))
+        else:
+            monkeypatch.setattr(Protocol, "message", no_memory)
+            ws.send("x")
+        ws.wait_closed(LIMIT)
+    assert "MemoryError" in str(errors[0])
+    assert {record.exc_info[0] for record in log.errors()} == {MemoryError}
+
+
+def no_memory(*_: object, **__: object) -> bytes:
+    raise MemoryError
