@@ -8,6 +8,9 @@ import operator
 import sys
 from typing import Any
 
+from ._escape import in_short
+from .exceptions import InvalidArgument
+
 _LARGEST = sys.maxsize // 2
 """What a whole number is taken for that is larger: zlib and others count no further."""
 
@@ -37,10 +40,19 @@ def real_number(value: Any) -> float | None:
         return None
 
 
+def count_of(name: str, things: str, value: Any) -> int:
+    """The whole number that was given as `name`, of at least one. Raises TypeError or InvalidArgument."""
+    number = whole_number(value)
+    if number is not None and number >= 1:
+        return number
+    message = f"{name} must be a whole number of {things}, at least 1, not {shown(value)}"
+    raise TypeError(message) if number is None else InvalidArgument(message)
+
+
 def shown(value: Any) -> str:
     """For an error; Python refuses to write an int of thousands of digits."""
     try:
         text = repr(value)
     except ValueError:
         return "a number of thousands of digits"
-    return text if len(text) <= 100 else f"{text[:100]}..."
+    return in_short(text)

@@ -29,7 +29,7 @@ from ._clock import monotonic
 from ._inside import sifters
 from ._json import decode, encode
 from ._log import log
-from ._numbers import shown, whole_number
+from ._numbers import count_of
 from ._options import check_timeout
 from ._payload import Message, message_of
 from ._query import Query
@@ -321,7 +321,7 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
             raise InvalidArgument("retry=True is for a ReconnectingWebSocket: this one does not come back")
         limit = self.max_queries
         if type(limit) is not int or limit < 1:
-            limit = _checked_limit(limit)
+            limit = count_of("max_queries", "queries", limit)
         query = queries.add(limit)
         try:
             data = self.tag_request(request, query.tag)
@@ -384,16 +384,6 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         queries, base = self._nwebsocket.sifter, super().stats
         counts = {field.name: getattr(base, field.name) for field in fields(base)}
         return QueryStats(**counts, in_flight=len(queries.open), **queries.counts)
-
-
-def _checked_limit(max_queries: Any) -> int:
-    limit = whole_number(max_queries)
-    message = f"max_queries must be a whole number of queries, at least 1, not {shown(max_queries)}"
-    if limit is None:
-        raise TypeError(message)
-    if limit < 1:
-        raise InvalidArgument(message)
-    return limit
 
 
 sifters.append((QueryMixin, _Queries))

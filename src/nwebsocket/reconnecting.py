@@ -22,7 +22,7 @@ from . import _loop
 from ._bridge import Ending
 from ._inside import make_default_tls_context
 from ._log import log
-from ._numbers import shown, whole_number
+from ._numbers import count_of
 from ._options import Headers, Options
 from ._outbox import OutboxBridge, Passing
 from ._payload import TEXT, Message, message_of
@@ -117,7 +117,7 @@ class ReconnectingWebSocket(WebSocket):
         inside.check_may_start(self)
         if options.get("sock") is not None:
             raise InvalidArgument("a ReconnectingWebSocket cannot use sock: there is no second one")
-        max_outbox = _checked_max_outbox(max_outbox)
+        max_outbox = count_of("max_outbox", "messages", max_outbox)
         fixed = Options(headers=() if callable(headers) else headers, **options)  # type: ignore[arg-type]
         first = _UNKNOWN if callable(url) else parse_url(url)
         names = () if callable(protocols) else parse_protocols(protocols)
@@ -179,16 +179,6 @@ class ReconnectingWebSocket(WebSocket):
     def retry_count(self) -> int:
         """Attempts since the last connection that lived for 5 s."""
         return cast("Supervisor", self._nwebsocket.supervisor).backoff.retry_count
-
-
-def _checked_max_outbox(max_outbox: Any) -> int:
-    number = whole_number(max_outbox)
-    message = f"max_outbox must be a whole number of messages, at least 1, not {shown(max_outbox)}"
-    if number is None:
-        raise TypeError(message)
-    if number < 1:
-        raise InvalidArgument(message)
-    return number
 
 
 def _user_decides(owner: Callable[[], ReconnectingWebSocket | None]) -> Callable[[Ending, float], bool]:
