@@ -246,7 +246,7 @@ class Callbacks:
                     handler(data)
                 except BaseException as error:
                     self._log_exception("onmessage", error)
-                if overfull and self._pauses():
+                if overfull and self._pause():
                     return messages[index + 1 :]
                 if _orphan.thread is not None:
                     _orphan.end()
@@ -254,12 +254,12 @@ class Callbacks:
             self._running = False
         return []
 
-    def _pauses(self) -> bool:
-        """Handlers on the loop have sent more than `write_limit` to somebody, and cannot wait: the next message is
-        not heard before that is written.
+    def _pause(self) -> bool:
+        """Pause the handlers on the loop, which have sent more than `write_limit` and cannot wait in send(): the next
+        message is heard when that is written. Return whether they pause.
         """
         if self._on_loop:
-            self._paused = self._bridge.intake.is_to_wait()
+            self._paused = self._bridge.intake.hold_up_handlers()
         return self._paused
 
     def go_on(self) -> None:
@@ -478,7 +478,7 @@ class Callbacks:
         """Have the messages heard, until there are none, or nobody would hear the next."""
         bridge, listeners = self._bridge, self._listeners["message"]
         while bridge.inbox:
-            if overfull and self._pauses():
+            if overfull and self._pause():
                 return
             if listeners not in _NO_LISTENERS:
                 if self._dispatch_to_hearers(owner):

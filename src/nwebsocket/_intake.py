@@ -320,8 +320,10 @@ class Intake:
             self._crowded -= {bridge}
         return False
 
-    def is_to_wait(self) -> bool:
-        """Whether a handler on the loop has just sent too much: then resume_reading() lets them go on."""
+    def hold_up_handlers(self) -> bool:
+        """Handlers on the loop have sent more than some socket's `write_limit`. Return True if they must wait until it is
+        written; then resume_reading() lets them go on.
+        """
         self._note_crowded()
         return self._is_held_up()
 
