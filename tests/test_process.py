@@ -360,6 +360,12 @@ CONVERSE = """
 def converse():
     ws.send("parent")
     assert ws.recv(10) == "server"
+
+def converse_to_the_end():
+    converse()
+    ws.close(1000)
+    assert ws.wait_closed(10).wasClean
+    print("READY", flush=True)
 """
 
 
@@ -393,10 +399,7 @@ def test_a_forked_child_leaves_the_parents_connection_alone(tmp_path: Path, leav
                 child_of(ws)
                 {leave}
             check_child(pid)
-            converse()
-            ws.close(1000)
-            assert ws.wait_closed(10).wasClean
-            print("READY", flush=True)
+            converse_to_the_end()
             """,
         )
 
@@ -464,10 +467,7 @@ def test_done_callbacks_do_not_run_inside_fork_and_the_childs_queries_fail(tmp_p
             assert called == [] and not query.done()
             query.cancel()
             assert ws.recv(10) == "server"
-            converse()
-            ws.close(1000)
-            assert ws.wait_closed(10).wasClean
-            print("READY", flush=True)
+            converse_to_the_end()
             """,
         )
 
@@ -575,10 +575,7 @@ def test_a_child_forked_in_a_handler_on_the_loop_may_use_sockets_of_its_own(tmp_
             assert heard.wait(10)
             check_child(children[0])
             ws.onmessage = None
-            converse()
-            ws.close(1000)
-            assert ws.wait_closed(10).wasClean
-            print("READY", flush=True)
+            converse_to_the_end()
             """,
         )
 
@@ -605,10 +602,7 @@ def test_a_child_forked_in_a_handler_on_the_loop_ends(tmp_path: Path, leave: str
             assert heard.wait(10)
             check_child(children[0])
             ws.onmessage = None
-            converse()
-            ws.close(1000)
-            assert ws.wait_closed(10).wasClean
-            print("READY", flush=True)
+            converse_to_the_end()
             """,
         )
 
