@@ -321,8 +321,8 @@ class Intake:
         return False
 
     def hold_up_handlers(self) -> bool:
-        """Handlers on the loop have sent more than some socket's `write_limit`. Return True if they must wait until that
-        is written; then resume_reading() lets them go on.
+        """Handlers on the loop have sent more than a `write_limit` allows. Return True if they must wait until that is
+        written; then resume_reading() lets them go on.
         """
         self._note_crowded()
         return self._is_held_up()
