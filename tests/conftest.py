@@ -20,7 +20,7 @@ import local_server
 import peers
 import pytest
 
-from nwebsocket import _loop
+from nwebsocket._threads import the_loop
 
 # The proxies of the machine are no business of the tests, nor of the processes that they start.
 for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
@@ -144,5 +144,5 @@ def nothing_left(log: Log) -> Iterator[None]:
 def _run_loop() -> None:
     """Have the loop thread running, so that its own sockets are not taken for a test's."""
     running = threading.Event()
-    _loop.current().call_later(0, running.set)
+    the_loop.current().call_later(0, running.set)
     assert running.wait(peers.LIMIT)

@@ -22,7 +22,7 @@ from scheduling.chaos import Chaos
 from scheduling.scenarios import PATIENCE, SCENARIOS, Fault, Run
 from stress import listen_for_errors
 
-from nwebsocket import _backoff
+from nwebsocket._connection import backoff
 
 WAYS: dict[str, tuple[str, ...]] = {"plain": (), "TLS": ("--tls",), "compressed": ("--deflate",)}
 
@@ -31,7 +31,7 @@ def one(options: argparse.Namespace, scenario: str) -> bool:
     """Run one scenario in this process, which is of no use for anything else afterwards; print what was found."""
     seed = random.randrange(10**6) if options.seed is None else options.seed
     faulthandler.dump_traceback_later(options.seconds + 2 * PATIENCE, exit=True)
-    _backoff.FIRST_DELAY, _backoff.MAX_DELAY = 0.01, 0.02
+    backoff.FIRST_DELAY, backoff.MAX_DELAY = 0.01, 0.02
     run = Run(options.seconds, seed, tls=options.tls, deflate=options.deflate)
     listen_for_errors(run.faults)
     if run.dice.random() < 0.5:

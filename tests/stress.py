@@ -40,7 +40,8 @@ from typing import Any
 from stressing.actions import Action, Querying, ReconnectingQuerying, choose
 from stressing.monitor import Broken, Watched
 
-from nwebsocket import ReconnectingWebSocket, WaitTimeout, WebSocket, _backoff, open_sockets
+from nwebsocket import ReconnectingWebSocket, WaitTimeout, WebSocket, open_sockets
+from nwebsocket._connection import backoff
 
 THREADS = 16
 SLOTS = 8
@@ -291,7 +292,7 @@ def constant_collection() -> Iterator[None]:
 def stress(variant: str, seconds: float, seed: int) -> Stress:
     """Do it in this process, which is of no use for anything else afterwards."""
     faulthandler.dump_traceback_later(seconds + 4 * STUCK, exit=True)
-    _backoff.FIRST_DELAY, _backoff.MAX_DELAY = 0.02, 0.1
+    backoff.FIRST_DELAY, backoff.MAX_DELAY = 0.02, 0.1
     collecting = constant_collection() if variant == "gc" else contextlib.nullcontext()
     with server() as urls, collecting:
         sys.setswitchinterval(1e-6)

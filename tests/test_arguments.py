@@ -35,8 +35,8 @@ from nwebsocket import (
     WebSocket,
     WebSocketError,
 )
-from nwebsocket._options import Options, check_timeout
-from nwebsocket._payload import message_of
+from nwebsocket._protocol.payload import message_of
+from nwebsocket.options import Options, check_timeout
 
 
 class Client(QueryMixin, WebSocket):

@@ -52,7 +52,7 @@ def assumed(package: str, what: str, look: str) -> Iterator[None]:
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run it in a kernel of its own."""
-    from nwebsocket._curio import Kernel
+    from nwebsocket._threads.safe_curio import Kernel
 
     with Kernel() as kernel:
         kernel.run(main)
@@ -66,22 +66,22 @@ def test_the_range_in_pyproject_is_the_tested_one(package: str) -> None:
 
 def test_curio_has_the_names_that_are_used() -> None:
     with assumed("curio", "names that it has", "src/nwebsocket/_curio.py, which imports them, the private ones, too"):
-        importlib.import_module("nwebsocket._curio")
+        importlib.import_module("nwebsocket._threads.safe_curio")
     with assumed("curio", "traps._io_release()", "close_socket() in src/nwebsocket/_tcp.py"):
-        from nwebsocket._curio import curio
+        from nwebsocket._threads.safe_curio import curio
 
         assert callable(curio.traps._io_release)
 
 
 def test_curio_cannot_be_imported_since_python_3_12() -> None:
     found = subprocess.run([sys.executable, "-c", "import curio"], capture_output=True, text=True, check=False)
-    with assumed("curio", "import curio needs names that Python 3.12 removed", "_lend_names() in _curio.py may go"):
+    with assumed("curio", "import curio needs names that Python 3.12 removed", "_lend_names() in safe_curio.py may go"):
         assert (found.returncode == 0) == (sys.version_info < (3, 12)), found.stderr
 
 
 def test_curio_s_cancellation_and_time_out_are_no_exceptions() -> None:
     with assumed("curio", "CancelledError and TaskTimeout pass `except Exception`", "every one on the loop's side"):
-        from nwebsocket._curio import CancelledError, TaskTimeout
+        from nwebsocket._threads.safe_curio import CancelledError, TaskTimeout
 
         assert not issubclass(CancelledError, Exception)
         assert not issubclass(TaskTimeout, Exception)
@@ -89,7 +89,7 @@ def test_curio_s_cancellation_and_time_out_are_no_exceptions() -> None:
 
 def test_curio_s_deadlines_are_of_the_monotonic_clock_and_can_be_nested() -> None:
     async def main() -> None:
-        from nwebsocket._curio import TaskTimeout, before, sleep
+        from nwebsocket._threads.safe_curio import TaskTimeout, before, sleep
 
         with pytest.raises(TaskTimeout):
             await before(monotonic() + 0.01, before(monotonic() + 9, sleep(9)))
@@ -101,8 +101,8 @@ def test_curio_s_deadlines_are_of_the_monotonic_clock_and_can_be_nested() -> Non
 
 
 def test_curio_s_queue_shows_by_its_descriptor_what_get_gives_without_a_wait() -> None:
-    with assumed("curio", "UniversalQueue(withfd=True)", "_loop_thread.py: its docstring, _take() and _run()"):
-        from nwebsocket._curio import UniversalQueue
+    with assumed("curio", "UniversalQueue(withfd=True)", "loop_thread.py: its docstring, _take() and _run()"):
+        from nwebsocket._threads.safe_curio import UniversalQueue
 
         queue = UniversalQueue(withfd=True)
         with queue._put_sock, queue._get_sock, selectors.DefaultSelector() as selector:
@@ -127,7 +127,7 @@ def test_curio_keeps_a_descriptor_registered_until_it_is_released() -> None:
     ours, theirs = socket.socketpair()
 
     async def main() -> None:
-        from nwebsocket._curio import Descriptor, curio, wait_writable
+        from nwebsocket._threads.safe_curio import Descriptor, curio, wait_writable
 
         registered = (await curio.traps._get_kernel())._selector.get_map()
         descriptor = Descriptor(ours.fileno())
@@ -136,24 +136,24 @@ def test_curio_keeps_a_descriptor_registered_until_it_is_released() -> None:
         await curio.traps._io_release(descriptor)
         assert ours.fileno() not in registered
 
-    with ours, theirs, assumed("curio", "what a task waited for stays registered", "close_socket() in _tcp.py"):
+    with ours, theirs, assumed("curio", "what a task waited for stays registered", "close_socket() in tcp.py"):
         run(main)
 
 
 @pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason="this system has no epoll")
 def test_curio_waits_in_an_epoll_instance_that_can_be_had() -> None:
     async def main() -> None:
-        from nwebsocket._curio import epoll_descriptor
+        from nwebsocket._threads.safe_curio import epoll_descriptor
 
         assert await epoll_descriptor() is not None
 
-    with assumed("curio", "Kernel._selector is an EpollSelector", "_linger.py, which is never used otherwise"):
+    with assumed("curio", "Kernel._selector is an EpollSelector", "linger.py, which is never used otherwise"):
         run(main)
 
 
 def test_curio_s_kernel_knows_by_one_attribute_that_it_was_shut_down() -> None:
-    with assumed("curio", "Kernel._shutdown_funcs is None afterwards", "abandon_after_fork() in _loop_thread.py"):
-        from nwebsocket._curio import Kernel
+    with assumed("curio", "Kernel._shutdown_funcs is None afterwards", "abandon_after_fork() in loop_thread.py"):
+        from nwebsocket._threads.safe_curio import Kernel
 
         kernel = Kernel()
         with kernel, pytest.raises(RuntimeError, match="terminated"):
@@ -200,14 +200,14 @@ def received(connection: Any, *frames: bytes) -> list[Any]:
     return list(connection.events())
 
 
-@pytest.mark.parametrize("name", ["_protocol", "_handshake", "_deflate", "_framing"])
+@pytest.mark.parametrize("name", ["connection", "handshake", "deflate", "framing"])
 def test_wsproto_has_the_names_that_are_used(name: str) -> None:
     with assumed("wsproto", "names that it has", f"src/nwebsocket/{name}.py, which imports them"):
-        importlib.import_module(f"nwebsocket.{name}")
+        importlib.import_module(f"nwebsocket._protocol.{name}")
 
 
 def test_wsproto_shows_every_frame_to_every_extension_that_is_enabled() -> None:
-    with assumed("wsproto", "when hooks of extensions are called", "_FrameGuard in _protocol.py, all of _deflate.py"):
+    with assumed("wsproto", "when hooks of extensions are called", "_FrameGuard in connection.py, all of deflate.py"):
         from wsproto.extensions import Extension
         from wsproto.frame_protocol import RsvBits
 
@@ -276,14 +276,14 @@ def test_wsproto_keeps_its_state_when_it_cannot_parse() -> None:
 )
 def test_wsproto_s_words_for_a_fault_are_known(data: bytes) -> None:
     with assumed("wsproto", "its words for what is wrong with a frame", "_IN_WORDS in src/nwebsocket/_faults.py"):
-        from nwebsocket._faults import in_words
+        from nwebsocket._protocol.faults import in_words
 
         *_, event = received(client(), data)
         assert in_words(event.reason, 1006) != event.reason, event.reason
 
 
 def test_wsproto_does_not_know_the_close_code_1014() -> None:
-    with assumed("wsproto", "it refuses a Close frame with 1014", "_FrameGuard.close_code in _protocol.py may go"):
+    with assumed("wsproto", "it refuses a Close frame with 1014", "_FrameGuard.close_code in connection.py may go"):
         (event,) = received(client(), frame(CLOSE, b"\x03\xf6"))
         assert event.code == 1002
 
@@ -298,14 +298,14 @@ def test_wsproto_changes_what_may_not_stand_in_a_close_frame_in_silence() -> Non
 
 
 def test_wsproto_loses_a_compressed_message_to_a_ping_within() -> None:
-    with assumed("wsproto", "it forgets the message under way", "frame_inbound_...() in _deflate.py may go"):
+    with assumed("wsproto", "it forgets the message under way", "frame_inbound_...() in deflate.py may go"):
         data = deflated(b"hello")
         *_, event = received(deflating_client(), frame(0x41, data[:3]), frame(PING), frame(0x80, data[3:]))
         assert getattr(event, "code", None) == 1007, event
 
 
 def test_wsproto_loses_a_message_after_the_end_of_a_stream() -> None:
-    with assumed("wsproto", "it does not begin a new stream", "_end_stream() in _deflate.py may go"):
+    with assumed("wsproto", "it does not begin a new stream", "_end_stream() in deflate.py may go"):
         connection = deflating_client()
         received(connection, frame(0xC1, deflated(b"end", zlib.Z_FINISH)))
         (event,) = received(connection, frame(0xC1, deflated(b"next")))
@@ -313,7 +313,7 @@ def test_wsproto_loses_a_message_after_the_end_of_a_stream() -> None:
 
 
 def test_wsproto_sets_no_limit_to_messages() -> None:
-    with assumed("wsproto", "it takes any size, deflated, too", "_FrameGuard in _protocol.py, _room() in _deflate.py"):
+    with assumed("wsproto", "it takes any size, deflated, too", "_FrameGuard in connection.py, _room() in deflate.py"):
         bomb = deflated(bytes(100_000))
         assert len(bomb) < 126
         (event,) = received(deflating_client(), frame(0xC2, bomb))
@@ -329,7 +329,7 @@ def test_wsproto_sets_no_limit_to_messages() -> None:
     ],
 )
 def test_wsproto_does_not_check_the_parameters_of_compression(answer: str, error: type[Exception] | None) -> None:
-    with assumed("wsproto", "finalize() is not fit for use", "finalize() and _parse_parameters() in _deflate.py"):
+    with assumed("wsproto", "finalize() is not fit for use", "finalize() and _parse_parameters() in deflate.py"):
         from wsproto.extensions import PerMessageDeflate
 
         with pytest.raises(error) if error else contextlib.nullcontext():
@@ -342,7 +342,7 @@ def test_wsproto_compresses_with_the_compressor_that_it_finds(no_context_takeove
         from wsproto.events import BytesMessage
 
         from nwebsocket import Deflate
-        from nwebsocket._deflate import DeflateExtension
+        from nwebsocket._protocol.deflate import DeflateExtension
 
         extension = DeflateExtension(Deflate(level=0, client_no_context_takeover=no_context_takeover), None)
         extension.finalize("permessage-deflate")
@@ -394,14 +394,14 @@ def test_wsproto_heeds_the_last_header_of_several() -> None:
 
 
 def test_wsproto_encodes_the_host_with_its_port_as_one_label() -> None:
-    with assumed("wsproto", "it refuses a label of 63 characters and a port", "_AsciiHost in _handshake.py may go"):
+    with assumed("wsproto", "it refuses a label of 63 characters and a port", "_AsciiHost in handshake.py may go"):
         with pytest.raises(UnicodeError):
             answered(*ACCEPTED, host="x" * 63 + ":8080")
         answered(*ACCEPTED, host="x" * 58 + ":8080")
 
 
 def test_wsproto_masks_a_copy() -> None:
-    with assumed("wsproto", "XorMaskerSimple(mask).process(payload)", "_masked_by_tables() in _framing.py"):
+    with assumed("wsproto", "XorMaskerSimple(mask).process(payload)", "_masked_by_tables() in framing.py"):
         from wsproto.frame_protocol import XorMaskerSimple
 
         payload = b"\0\1\2\3\4"

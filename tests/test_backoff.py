@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from nwebsocket import ConnectionFailed, HandshakeError, MessageTooBig, ProtocolError, WebSocketError
-from nwebsocket._backoff import MAX_RETRY_AFTER, Backoff, is_final, retry_after
+from nwebsocket._connection.backoff import MAX_RETRY_AFTER, Backoff, is_final, retry_after
 
 NOW = 1_700_000_000.0
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nwebsocket._command_format import MAX_CHARACTERS, MAX_LINES, as_json, harmless, lay_out_json, show
+from nwebsocket._cli.format import MAX_CHARACTERS, MAX_LINES, as_json, harmless, lay_out_json, show
 
 NOON = datetime(2026, 1, 2, 13, 0, 0, 250_000, timezone(timedelta(hours=1)))
 

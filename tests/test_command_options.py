@@ -13,8 +13,8 @@ import pytest
 from command import run
 
 from nwebsocket import ConnectionFailed, ProxyError, ReconnectingWebSocket, WebSocket
-from nwebsocket._command_arguments import make_socket, parse
-from nwebsocket._command_ending import UsageError
+from nwebsocket._cli.arguments import make_socket, parse
+from nwebsocket._cli.ending import UsageError
 
 
 def opened(*arguments: str) -> WebSocket:
@@ -154,7 +154,7 @@ def test_a_certificate_that_is_none(tmp_path: Path) -> None:
 
 def test_help_needs_little() -> None:
     script = """
-import sys, nwebsocket.__main__ as command
+import sys, nwebsocket._cli.main as command
 status = command.main(["--help"]), command.main(["--version"])
 print(status, {"curio", "wsproto", "asyncio", "rich", "prompt_toolkit"} & sys.modules.keys())
 """

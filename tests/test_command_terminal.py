@@ -126,13 +126,13 @@ def test_history_that_cannot_be_kept(echo: str) -> None:
 
 
 def test_a_long_history_loses_its_older_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nwebsocket import _command_history
+    from nwebsocket._cli import history
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    kept = _command_history.history()
+    kept = history.history()
     for number in range(3):
-        kept.append_string(f"{number}" * (_command_history.MAX_BYTES * 2 // 5))
-    assert [line[0] for line in _command_history.history().load_history_strings()] == ["2"]
+        kept.append_string(f"{number}" * (history.MAX_BYTES * 2 // 5))
+    assert [line[0] for line in history.history().load_history_strings()] == ["2"]
 
 
 @pytest.mark.slow

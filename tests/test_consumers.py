@@ -104,7 +104,7 @@ def test_recv_waits_while_a_handler_is_at_the_message_before() -> None:
 
 @pytest.mark.parametrize("event_type", ["open", "message", "close"])
 def test_an_event_whose_only_listener_is_removed_before_the_call_waits(event_type: Any, monkeypatch: Any) -> None:
-    from nwebsocket._callbacks import Callbacks
+    from nwebsocket._connection.callbacks import Callbacks
 
     def one(peer: Peer) -> None:
         peer.accept()
@@ -139,7 +139,7 @@ def test_an_event_whose_only_listener_is_removed_before_the_call_waits(event_typ
 
 
 def test_a_socket_whose_handler_is_set_while_a_listener_goes_is_kept_alive(monkeypatch: Any) -> None:
-    from nwebsocket._callbacks import Callbacks
+    from nwebsocket._connection.callbacks import Callbacks
 
     def stay(peer: Peer) -> None:
         peer.accept()

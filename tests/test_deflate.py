@@ -22,9 +22,9 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping
 from wsproto.extensions import PerMessageDeflate
 
 from nwebsocket import Deflate, HandshakeError, InvalidArgument, Options, WebSocket
-from nwebsocket._deflate import DeflateExtension
-from nwebsocket._handshake import Request
-from nwebsocket._protocol import Protocol
+from nwebsocket._protocol.connection import Protocol
+from nwebsocket._protocol.deflate import DeflateExtension
+from nwebsocket._protocol.handshake import Request
 
 BINARY, PING, CONTINUATION = 2, 9, 0
 FIN, RSV1 = 0x80, 0x40

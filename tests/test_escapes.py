@@ -13,9 +13,9 @@ import pytest
 from peers import LIMIT, Peer, RawServer, close_frame, text
 
 from nwebsocket import ConnectionClosed, InvalidArgument, InvalidURL, Response, WebSocket, WebSocketError
-from nwebsocket._escape import escaped
-from nwebsocket._log import log as library_log
-from nwebsocket._tls import TLS
+from nwebsocket._base.escape import escaped
+from nwebsocket._base.log import log as library_log
+from nwebsocket._network.tls import TLS
 
 EVIL = "a\n2025-01-01 CRITICAL forged\x1b]0;owned\x07\u202eabc\u2028\x85"
 UNFIT = "\n\x1b\x07\u202e\u2028\x85"

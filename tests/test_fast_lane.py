@@ -32,9 +32,9 @@ from test_protocol import (
 )
 from wsproto.connection import Connection
 
-from nwebsocket import _fast_lane
-from nwebsocket._handshake import Request
-from nwebsocket._protocol import Protocol, Received
+from nwebsocket._protocol import fast_lane as fast_lane_module
+from nwebsocket._protocol.connection import Protocol, Received
+from nwebsocket._protocol.handshake import Request
 
 SIZES = (0, 1, 2, 125, 126, 127, 1000, 65_535, 65_536, 70_000)
 SHORT_TEXT = "\ufeffZoë 漢字 🙂"
@@ -393,7 +393,7 @@ def test_the_environment_can_turn_it_off(value: str | None, enabled: bool) -> No
     environment = {name: text for name, text in os.environ.items() if name != "NWEBSOCKET_FAST_LANE"}
     if value is not None:
         environment["NWEBSOCKET_FAST_LANE"] = value
-    script = "import nwebsocket._fast_lane as lane; print(lane.ENABLED)"
+    script = "import nwebsocket._protocol.fast_lane as lane; print(lane.ENABLED)"
     run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == str(enabled)
 
@@ -402,4 +402,4 @@ def test_a_protocol_follows_the_switch(asked: list[bytes]) -> None:
     protocol = Protocol(PLAIN)
     assert protocol.receive_response(answer(protocol) + frame(TEXT, b"x"))
     assert protocol.receive(b"").messages == ["x"]
-    assert asked == ([] if _fast_lane.ENABLED else [frame(TEXT, b"x")])
+    assert asked == ([] if fast_lane_module.ENABLED else [frame(TEXT, b"x")])

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peers import BINARY, CONTINUATION, TEXT
 
-from nwebsocket import _framing, _numpy
-from nwebsocket._framing import frame_of, frames_of
-from nwebsocket._payload import Buffer, Message
+from nwebsocket._protocol import found_numpy, framing
+from nwebsocket._protocol.framing import frame_of, frames_of
+from nwebsocket._protocol.payload import Buffer, Message
 
 Way = Callable[[Sequence[Message]], Buffer]
 
@@ -86,7 +86,7 @@ def masker(request: pytest.FixtureRequest) -> Iterator[None]:
     """Large payloads are masked by NumPy, and without it."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "no numpy":
-            patch.setattr(_framing, "load_numpy", lambda: None)
+            patch.setattr(framing, "load_numpy", lambda: None)
         yield
 
 
@@ -153,7 +153,7 @@ def test_keys_are_the_systems_random_bytes(monkeypatch: pytest.MonkeyPatch, way:
         return random_bytes
 
     monkeypatch.setattr(os, "urandom", noting)
-    monkeypatch.setattr(_framing, "_keys", [])
+    monkeypatch.setattr(framing, "_keys", [])
     sent = [message(BINARY, bytes(size))] * 300
     keys = check(way(sent), sent)
     drawn = [bytes(given_bytes[start : start + 4]) for start in range(0, len(given_bytes), 4)]
@@ -162,7 +162,7 @@ def test_keys_are_the_systems_random_bytes(monkeypatch: pytest.MonkeyPatch, way:
 
 def test_without_numpy_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numpy", None)
-    monkeypatch.setattr(_numpy, "_imported", [])
-    assert _numpy.load_numpy() is None
+    monkeypatch.setattr(found_numpy, "_imported", [])
+    assert found_numpy.load_numpy() is None
     sent = [message(BINARY, random.Random(size).randbytes(size)) for size in (4096, 4097, 100_003)]
     check(frames_of(sent), sent)

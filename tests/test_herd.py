@@ -23,7 +23,8 @@ import pytest
 from peers import LIMIT
 from test_restarts import free_port, kill, start_server
 
-from nwebsocket import CloseEvent, ReconnectingWebSocket, _backoff, _supervisor
+from nwebsocket import CloseEvent, ReconnectingWebSocket
+from nwebsocket._connection import backoff, supervisor
 
 pytestmark = [
     pytest.mark.slow,
@@ -46,10 +47,10 @@ MOST = 3.0
 @pytest.fixture(autouse=True)
 def pace(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in (
-        (_backoff, "FIRST_DELAY"),
-        (_backoff, "MAX_DELAY"),
-        (_backoff, "STABLE"),
-        (_supervisor, "CONFIRM_INTERVAL"),
+        (backoff, "FIRST_DELAY"),
+        (backoff, "MAX_DELAY"),
+        (backoff, "STABLE"),
+        (supervisor, "CONFIRM_INTERVAL"),
     ):
         monkeypatch.setattr(module, name, SECOND * getattr(module, name))
 
@@ -195,7 +196,7 @@ class Server:
 
 def suffer(herd: Herd, server: Server) -> Spread:
     """One outage, after a time without any."""
-    herd.send_rounds(_backoff.STABLE)
+    herd.send_rounds(backoff.STABLE)
     herd.send_round(halfway=server.kill)
     lost = time.monotonic()
     herd.wait(0)

@@ -18,9 +18,11 @@ from alarms import Barrage, Interruption, alarm
 from peers import CLOSE, LIMIT, PING, Authority, Frame, Peer, RawServer, close_frame, pong, text
 from until import until
 
-from nwebsocket import ConnectionClosed, WebSocket, _bridge, _loop
-from nwebsocket._fast_lane import ENABLED
-from nwebsocket._transport import Transport
+from nwebsocket import ConnectionClosed, WebSocket
+from nwebsocket._connection import bridge as bridge_module
+from nwebsocket._network.transport import Transport
+from nwebsocket._protocol.fast_lane import ENABLED
+from nwebsocket._threads import the_loop
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
 
@@ -244,7 +246,7 @@ def commands_done() -> None:
 
     for _ in range(3):  # a command may post another one
         done.clear()
-        _loop.current().post(command)
+        the_loop.current().post(command)
         assert done.wait(LIMIT)
 
 
@@ -371,7 +373,7 @@ def within_the_library(lock: Any, function: Callable[[], None]) -> None:
         with lock:
             function()
 
-    types.FunctionType(call.__code__, vars(_bridge))(lock, function)
+    types.FunctionType(call.__code__, vars(bridge_module))(lock, function)
 
 
 @pytest.mark.parametrize("inside", ["this socket", "another socket", "the wire"])

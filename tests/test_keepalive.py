@@ -1,6 +1,6 @@
 """Keepalive, on a clock that is passed in."""
 
-from nwebsocket._keepalive import Keepalive
+from nwebsocket._protocol.keepalive import Keepalive
 
 
 def test_a_ping_is_due_after_the_interval_of_silence() -> None:

@@ -34,9 +34,10 @@ from peers import (
 )
 from until import until
 
-from nwebsocket import ConnectionClosed, ConnectionLost, KeepaliveTimeout, MessageTooBig, WebSocket, _bridge
-from nwebsocket._bridge import Bridge
-from nwebsocket._numpy import load_numpy
+from nwebsocket import ConnectionClosed, ConnectionLost, KeepaliveTimeout, MessageTooBig, WebSocket
+from nwebsocket._connection import bridge as bridge_module
+from nwebsocket._connection.bridge import Bridge
+from nwebsocket._protocol.found_numpy import load_numpy
 
 WHERE = pytest.mark.parametrize("where", ["thread", "loop"])
 DEFLATE = "permessage-deflate"
@@ -270,7 +271,7 @@ def test_close_gets_through_a_full_inbox(log: Any) -> None:
 
 
 def test_the_inbox_has_a_bound_in_bytes(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_bridge, "INBOX_BYTES", 10**6)
+    monkeypatch.setattr(bridge_module, "INBOX_BYTES", 10**6)
     flood = Flood(TOTAL)
     with opened(flood) as ws:
         assert flood.stopped() < TOTAL
@@ -285,7 +286,7 @@ def test_to_know_that_the_inbox_is_full_takes_a_few_looks_for_each_message(
     how: str, bound: str, log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To see how much memory it takes, all that waits is looked at: that must not be done at each step."""
-    monkeypatch.setattr(_bridge, "INBOX_BYTES", 2**19 if bound == "bytes" else 2**26)
+    monkeypatch.setattr(bridge_module, "INBOX_BYTES", 2**19 if bound == "bytes" else 2**26)
     total, looks = 12_000, [0]
     measure = Bridge._measure_inbox
 
@@ -438,7 +439,7 @@ def test_a_silent_server_is_given_up_even_if_it_takes_no_bytes() -> None:
 @pytest.fixture(params=["told", "looks"])
 def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How the loop learns of a close(): it is told, or it looks for it in time."""
-    monkeypatch.setattr(_bridge, "MIN_LOOK", {"told": 5.0, "looks": 0.0}[request.param])
+    monkeypatch.setattr(bridge_module, "MIN_LOOK", {"told": 5.0, "looks": 0.0}[request.param])
 
 
 @pytest.mark.usefixtures("loop")
@@ -771,7 +772,7 @@ def test_empty_messages_that_nobody_takes_are_not_free(echo: str) -> None:
         sender = threading.Thread(target=send_many)
         sender.start()
         assert not sent.wait(0.3)
-        assert ws.stats.messages_sent == 64_000 // _bridge.MESSAGE_OVERHEAD
+        assert ws.stats.messages_sent == 64_000 // bridge_module.MESSAGE_OVERHEAD
         assert ws.bufferedAmount == 0
         release.set()
         sender.join()

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from peers import LIMIT
 
-from nwebsocket import _linger
-from nwebsocket._curio import Descriptor, Kernel, epoll_descriptor, sleep, spawn, wait_readable
-from nwebsocket._linger import Linger
+from nwebsocket._network import linger as linger_module
+from nwebsocket._network.linger import Linger
+from nwebsocket._threads.safe_curio import Descriptor, Kernel, epoll_descriptor, sleep, spawn, wait_readable
 
 pytestmark = pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason="lingers with epoll only")
 
@@ -45,13 +45,13 @@ def pairs() -> Iterator[list[Pair]]:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every wait lingers, and far longer than any of these tests may take."""
-    monkeypatch.setattr(_linger, "_QUICK", float("inf"))
-    monkeypatch.setattr(_linger, "_STAY", float("inf"))
-    monkeypatch.setattr(_linger, "_MOMENT", 10_000 * LIMIT)
+    monkeypatch.setattr(linger_module, "_QUICK", float("inf"))
+    monkeypatch.setattr(linger_module, "_STAY", float("inf"))
+    monkeypatch.setattr(linger_module, "_MOMENT", 10_000 * LIMIT)
 
 
 def test_a_wait_long_after_the_last_one_does_not_linger(pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_linger, "_QUICK", 0.0)
+    monkeypatch.setattr(linger_module, "_QUICK", 0.0)
 
     async def main() -> None:
         linger = await lingering(pairs[0][0])
@@ -91,7 +91,7 @@ def test_another_task_gets_its_turn_as_soon_as_its_socket_has_data(pairs: list[P
         threading.Timer(0.05, far.send, (b"a",)).start()
         assert not linger.wait()
         happened.append("not lingering any more")
-        for _ in range(_linger._OTHERS_TURN):
+        for _ in range(linger_module._OTHERS_TURN):
             assert not linger.wait()
         await task.join()
         theirs.send(b"a")
@@ -102,7 +102,7 @@ def test_another_task_gets_its_turn_as_soon_as_its_socket_has_data(pairs: list[P
 
 
 def test_the_kernel_runs_now_and_then(pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_linger, "_STAY", 0.01)
+    monkeypatch.setattr(linger_module, "_STAY", 0.01)
     (ours, theirs), _ = pairs
     theirs.send(b"a")
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from peers import LIMIT, Peer, RawServer, echo_server
 
-from nwebsocket import QueryMixin, ReconnectingWebSocket, WebSocket, WebSocketError, _locks, _loop
+from nwebsocket import QueryMixin, ReconnectingWebSocket, WebSocket, WebSocketError
+from nwebsocket._threads import locks as locks_module
+from nwebsocket._threads import the_loop
 
 _held = threading.local()
 
@@ -51,7 +53,7 @@ def held_locks() -> list[CheckedLock]:
 def wrong(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What was done with locks that may not be done; checked at the end."""
     wrong: list[str] = []
-    monkeypatch.setattr(_locks, "recursive", lambda name: CheckedLock(name, wrong))
+    monkeypatch.setattr(locks_module, "recursive", lambda name: CheckedLock(name, wrong))
     yield wrong
     assert wrong == []
 
@@ -171,7 +173,7 @@ def test_a_done_callback_may_wait_for_who_waits_for_the_socket() -> None:
 
 def test_posting_waits_for_no_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal handler that has interrupted a post may wait for a thread that posts."""
-    loop, ran = _loop.current(), threading.Event()
+    loop, ran = the_loop.current(), threading.Event()
     original = loop._queue._put_send
 
     async def command() -> None:
@@ -201,19 +203,19 @@ def test_a_signal_handler_may_start_the_loop_that_its_thread_is_starting() -> No
             self.alive = True
             if not nested.is_set():
                 nested.set()
-                other = threading.Thread(target=lambda: started.append(_loop._renewed(Loop)))  # type: ignore[arg-type]
+                other = threading.Thread(target=lambda: started.append(the_loop._renewed(Loop)))  # type: ignore[arg-type]
                 other.start()
                 other.join()
 
         def stop(self, timeout: float) -> None:
             self.alive = False
 
-    before = dict(_loop._started)
-    _loop._started.clear()
+    before = dict(the_loop._started)
+    the_loop._started.clear()
     try:
-        started.append(_loop._renewed(Loop))  # type: ignore[arg-type]
+        started.append(the_loop._renewed(Loop))  # type: ignore[arg-type]
     finally:
-        _loop._started.clear()
-        _loop._started.update(before)
+        the_loop._started.clear()
+        the_loop._started.update(before)
     assert len(set(map(id, started))) == 1
     assert started[0].alive

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from nwebsocket import _loop_thread
-from nwebsocket._curio import in_thread
-from nwebsocket._loop_thread import LoopThread
+from nwebsocket._threads import loop_thread
+from nwebsocket._threads.loop_thread import LoopThread
+from nwebsocket._threads.safe_curio import in_thread
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_an_exception_that_interrupts_post_leaves_the_loop_awake(loop: LoopThrea
 
 def test_who_posts_goes_on_first(loop: LoopThread, monkeypatch: Any) -> None:
     """Else close() would often return in CLOSED: the system call of the wake-up lets the loop have the interpreter."""
-    monkeypatch.setattr(_loop_thread, "_COURTESY", 5)
+    monkeypatch.setattr(loop_thread, "_COURTESY", 5)
     original, ran, early = loop._queue._put_send, threading.Event(), list[bool]()
 
     async def command() -> None:

@@ -329,9 +329,9 @@ def test_a_slow_link_that_loses_packets(link: Link) -> None:
 # --- A socket that comes back
 
 STREAM = """
-from nwebsocket import _backoff, _supervisor
+from nwebsocket._connection import backoff, supervisor
 
-_backoff.FIRST_DELAY = _backoff.MAX_DELAY = _supervisor.CONFIRM_INTERVAL = 0.1
+backoff.FIRST_DELAY = backoff.MAX_DELAY = supervisor.CONFIRM_INTERVAL = 0.1
 count, rate = options.pop("count"), options.pop("rate")
 
 class Feed(ReconnectingWebSocket):
@@ -462,9 +462,9 @@ def numbered_server(listener: socket.socket, log: Path) -> Iterator[subprocess.P
 
 
 BY_NAME = """
-from nwebsocket import _backoff
+from nwebsocket._connection import backoff
 
-_backoff.FIRST_DELAY = _backoff.MAX_DELAY = 0.05
+backoff.FIRST_DELAY = backoff.MAX_DELAY = 0.05
 
 class Named(ReconnectingWebSocket):
     def onerror(self, error):

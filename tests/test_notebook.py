@@ -19,10 +19,10 @@ import pytest
 from peers import LIMIT
 
 from nwebsocket import InvalidArgument, Options, QueryMixin, ReconnectingWebSocket, WebSocket
-from nwebsocket._bridge import Bridge
-from nwebsocket._card import _message, duration, latency, size
-from nwebsocket._log import Trace
-from nwebsocket._notebook import PREFIX, Cell, Record, Remembered
+from nwebsocket._base.log import Trace
+from nwebsocket._connection.bridge import Bridge
+from nwebsocket._notebook.card import _message, duration, latency, size
+from nwebsocket._notebook.record import PREFIX, Cell, Record, Remembered
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "notebook.ipynb"
 

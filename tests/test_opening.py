@@ -12,7 +12,8 @@ from http.cookiejar import CookieJar
 import pytest
 from peers import Peer, RawServer, close_frame, text
 
-from nwebsocket import ConnectionLost, WebSocket, _loop, connect
+from nwebsocket import ConnectionLost, WebSocket, connect
+from nwebsocket._threads import the_loop
 
 LIMIT = 10.0  # seconds: more than anything here takes
 
@@ -28,7 +29,7 @@ def loop_at_rest() -> Iterator[threading.Event]:
         resting.set()
         go_on.wait(LIMIT)
 
-    _loop.current().call_later(0, rest)
+    the_loop.current().call_later(0, rest)
     assert resting.wait(LIMIT)
     yield go_on
     go_on.set()

@@ -11,7 +11,7 @@ from peers import BINARY, CLOSE, LIMIT, PONG, TEXT, Peer, RawServer, close_frame
 from until import until
 
 from nwebsocket import ProtocolError, WebSocket
-from nwebsocket._transport import MAX_PONGS, Transport
+from nwebsocket._network.transport import MAX_PONGS, Transport
 
 
 @pytest.mark.parametrize("callbacks", ["thread", "loop"])

@@ -13,8 +13,8 @@ from test_fast_lane import cut, outcome, unmasked
 from test_protocol import BINARY, FIN, PLAIN, REQUEST, RSV1, TEXT, accept_of, close_frame, deflated, frame
 from wsproto.handshake import H11Handshake
 
-from nwebsocket._handshake import Request
-from nwebsocket._protocol import Protocol
+from nwebsocket._protocol.connection import Protocol
+from nwebsocket._protocol.handshake import Request
 from nwebsocket.exceptions import HandshakeError, InvalidArgument
 
 STANDARD = ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Accept: {accept}"]

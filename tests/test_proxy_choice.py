@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nwebsocket import InvalidArgument, Options, WebSocket
-from nwebsocket._proxies import Proxy, parse_proxy, proxy_of_environment
-from nwebsocket._url import parse_url
+from nwebsocket._network.proxies import Proxy, parse_proxy, proxy_of_environment
+from nwebsocket._protocol.url import parse_url
 
 SECRET = "s3s4me"
 

@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 from peers import CLOSE, LIMIT, Peer, RawServer, close_frame, echo_server
 
-from nwebsocket import ReconnectingWebSocket, WebSocket, _backoff, _bridge, _session, _waiting
-from nwebsocket._curio import spawn
-from nwebsocket._log import Trace
+from nwebsocket import ReconnectingWebSocket, WebSocket
+from nwebsocket._base.log import Trace
+from nwebsocket._connection import backoff
+from nwebsocket._connection import bridge as bridge_module
+from nwebsocket._connection import session as session_module
+from nwebsocket._threads import waiting
+from nwebsocket._threads.safe_curio import spawn
 
 
 def test_close_while_the_server_closes_is_for_good() -> None:
@@ -34,10 +38,10 @@ def test_a_thread_may_wait_while_another_makes_a_socket(echo: str, monkeypatch: 
     """Who waits looks at the locks of all sockets: one that was just being made had none yet, and recv() failed."""
 
     def look_meanwhile() -> Any:
-        _waiting._check_locks()
+        waiting._check_locks()
         return Trace()
 
-    monkeypatch.setattr(_bridge, "Trace", look_meanwhile)
+    monkeypatch.setattr(bridge_module, "Trace", look_meanwhile)
     with WebSocket(echo):
         pass
 
@@ -51,7 +55,7 @@ def test_a_loss_between_two_lines_of_a_method_is_none_of_the_callers_business(
         ws = ReconnectingWebSocket(server.url, compression=None).wait_open(LIMIT)
         bridge = ws._nwebsocket.bridge
         name = {"send": "_see_off", "close": "_close_through"}[method]
-        original = getattr(_bridge.Bridge, name)
+        original = getattr(bridge_module.Bridge, name)
 
         def lose_before(self: Any, *arguments: Any) -> Any:
             monkeypatch.setattr(self, "writer", None)
@@ -61,7 +65,7 @@ def test_a_loss_between_two_lines_of_a_method_is_none_of_the_callers_business(
                 monkeypatch.undo()
 
         monkeypatch.setattr(bridge, "_send_through", lambda *_: False)
-        monkeypatch.setattr(_bridge.Bridge, name, lose_before)
+        monkeypatch.setattr(bridge_module.Bridge, name, lose_before)
         ws.send("x") if method == "send" else ws.close()
         ws.close()
         ws.wait_closed(LIMIT)
@@ -84,7 +88,7 @@ def test_a_loss_right_after_wait_open_has_waited(echo: str, monkeypatch: pytest.
 
 def test_a_send_that_sleeps_through_a_loss_does_not_overtake_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """It had seen that nothing was kept, on the connection before, and wrote to the next one at once."""
-    monkeypatch.setattr(_backoff, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 0.01)
     cut, opened_again, go_on = threading.Event(), threading.Event(), threading.Event()
     received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
@@ -131,7 +135,7 @@ def silent(peer: Peer) -> None:
 
 def test_one_silent_server_after_another_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the first one was: a task of curio's can be cancelled once, and there was one task for all connections."""
-    monkeypatch.setattr(_backoff, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 0.01)
     visits: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def script(peer: Peer) -> None:
@@ -147,7 +151,7 @@ def test_one_silent_server_after_another_is_given_up(monkeypatch: pytest.MonkeyP
 
 
 def test_close_between_two_attempts_ends_it_at_once_also_after_a_silent_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_backoff, "FIRST_DELAY", 1e6)
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 1e6)
     lost = threading.Event()
     with RawServer(silent) as server:
         ws = ReconnectingWebSocket(server.url, ping_interval=0.05, ping_timeout=0.05, close_timeout=0.5)
@@ -159,15 +163,15 @@ def test_close_between_two_attempts_ends_it_at_once_also_after_a_silent_server(m
 
 def test_giving_up_a_connection_that_ends_in_that_moment_ends_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cancellation came too late for it, hit whatever the socket did next, and ended it for good."""
-    monkeypatch.setattr(_backoff, "FIRST_DELAY", 0.01)
-    original = _session.Session._serve
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 0.01)
+    original = session_module.Session._serve
 
     async def serve_and_give_up(session: Any) -> None:
         await original(session)
         give_up = session._give_up
         await (await spawn(give_up(), daemon=True)).join()
 
-    monkeypatch.setattr(_session.Session, "_serve", serve_and_give_up)
+    monkeypatch.setattr(session_module.Session, "_serve", serve_and_give_up)
     again = threading.Event()
 
     def script(peer: Peer) -> None:

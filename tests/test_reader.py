@@ -31,11 +31,12 @@ from peers import (
 )
 from until import until
 
-from nwebsocket import ConnectionClosed, ConnectionLost, WaitTimeout, WebSocket, _intake, connect
-from nwebsocket._fast_lane import ENABLED
-from nwebsocket._reader import Reader
-from nwebsocket._sweep import AVAILABLE, IDLE, Sweep
-from nwebsocket._tls import TLS
+from nwebsocket import ConnectionClosed, ConnectionLost, WaitTimeout, WebSocket, connect
+from nwebsocket._connection import intake as intake_module
+from nwebsocket._connection.reader import Reader
+from nwebsocket._connection.sweep import AVAILABLE, IDLE, Sweep
+from nwebsocket._network.tls import TLS
+from nwebsocket._protocol.fast_lane import ENABLED
 
 pytestmark = pytest.mark.skipif(
     not (ENABLED and AVAILABLE), reason="recv() reads the socket only with the fast lane, and where there is epoll"
@@ -220,7 +221,7 @@ def test_the_loop_waits_again_for_a_socket_that_is_silent(ws: WebSocket) -> None
 
 
 def test_a_socket_that_is_seldom_read_is_not_lent(ws: WebSocket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_intake, "SOON", 0.0)
+    monkeypatch.setattr(intake_module, "SOON", 0.0)
     for _ in range(3):
         ws.send("echo a")
         assert ws.recv(LIMIT) == "a"

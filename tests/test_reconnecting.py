@@ -33,19 +33,18 @@ from nwebsocket import (
     QueryMixin,
     ReconnectingWebSocket,
     WebSocket,
-    _backoff,
-    _supervisor,
 )
-from nwebsocket._callbacks import Callbacks
-from nwebsocket._options import Options
-from nwebsocket._outbox import OutboxBridge
+from nwebsocket._connection import backoff, supervisor
+from nwebsocket._connection.callbacks import Callbacks
+from nwebsocket._connection.outbox import OutboxBridge
+from nwebsocket.options import Options
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow one another soon."""
-    monkeypatch.setattr(_backoff, "FIRST_DELAY", 0.02)
-    monkeypatch.setattr(_backoff, "MAX_DELAY", 0.05)
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 0.02)
+    monkeypatch.setattr(backoff, "MAX_DELAY", 0.05)
 
 
 class Heard(ReconnectingWebSocket):
@@ -278,8 +277,8 @@ def test_it_comes_back_from_one_time_out_after_another_and_still_hears_of_close(
             assert ws.next() == ("open", WebSocket.OPEN)
             assert isinstance(ws.next(), KeepaliveTimeout)
             assert ws.next().retry_in is not None
-        monkeypatch.setattr(_backoff, "FIRST_DELAY", 1000)
-        monkeypatch.setattr(_backoff, "MAX_DELAY", 1000)
+        monkeypatch.setattr(backoff, "FIRST_DELAY", 1000)
+        monkeypatch.setattr(backoff, "MAX_DELAY", 1000)
         while not (isinstance(event := ws.next(), CloseEvent) and (event.retry_in or 0) > 1):
             pass
         ws.close()
@@ -355,7 +354,7 @@ def test_a_given_socket_is_refused() -> None:
 def test_what_the_system_had_not_taken_is_sent_again_once_and_in_order(
     how: str, size: int, ca: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_supervisor, "CONFIRM_INTERVAL", 3600)  # no ping tells what has arrived
+    monkeypatch.setattr(supervisor, "CONFIRM_INTERVAL", 3600)  # no ping tells what has arrived
     stuck, got, visits = threading.Event(), queue.Queue[list[int]](), itertools.count()
 
     def read(connection: Connection) -> None:
@@ -538,8 +537,8 @@ def test_an_exception_in_should_reconnect_is_logged(log: Any) -> None:
 
 
 def test_close_while_there_is_no_connection_ends_it_at_once(away: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_backoff, "FIRST_DELAY", 1000)
-    monkeypatch.setattr(_backoff, "MAX_DELAY", 1000)
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 1000)
+    monkeypatch.setattr(backoff, "MAX_DELAY", 1000)
     ws = Heard(away)
     assert isinstance(ws.next(), ConnectionFailed)
     start = time.monotonic()
@@ -609,7 +608,7 @@ def treat_at_random(peer: Peer) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("caller", ["main", "onopen", "onmessage", "onerror", "onclose"])
 def test_close_at_any_moment_ends_it(caller: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_backoff, "MAX_DELAY", 0.005)
+    monkeypatch.setattr(backoff, "MAX_DELAY", 0.005)
 
     class Leaving(Feed):
         def onopen(self) -> None:

@@ -24,7 +24,8 @@ import measure
 import pytest
 from peers import LIMIT, Connection, echo_server
 
-from nwebsocket import CloseEvent, ConnectionClosed, OutboxFull, ReconnectingWebSocket, _backoff, _supervisor
+from nwebsocket import CloseEvent, ConnectionClosed, OutboxFull, ReconnectingWebSocket
+from nwebsocket._connection import backoff, supervisor
 
 SERVER = Path(__file__).parent / "servers" / "numbered.py"
 
@@ -87,9 +88,9 @@ def kill(server: subprocess.Popen[str]) -> None:
 
 
 def test_a_server_that_is_killed_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_backoff, "FIRST_DELAY", 0.02)
-    monkeypatch.setattr(_backoff, "MAX_DELAY", 0.1)
-    monkeypatch.setattr(_supervisor, "CONFIRM_INTERVAL", 0.02)
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 0.02)
+    monkeypatch.setattr(backoff, "MAX_DELAY", 0.1)
+    monkeypatch.setattr(supervisor, "CONFIRM_INTERVAL", 0.02)
     log, stop, sent = tmp_path / "received", threading.Event(), [0]
     with free_port() as port:
         server = start_server(port, log)
@@ -141,9 +142,10 @@ def open_descriptors() -> int:
 
 CLIENT = """
 import json, sys
-from nwebsocket import ReconnectingWebSocket, _backoff
+from nwebsocket import ReconnectingWebSocket
+from nwebsocket._connection import backoff
 
-_backoff.FIRST_DELAY = _backoff.MAX_DELAY = 0.02
+backoff.FIRST_DELAY = backoff.MAX_DELAY = 0.02
 
 class Sleeper(ReconnectingWebSocket):
     def onopen(self):

@@ -30,7 +30,7 @@ def test_scenario_for_a_moment(scenario: str) -> None:
 
 
 LOSES_A_MESSAGE = """
-from nwebsocket._protocol import Protocol
+from nwebsocket._protocol.connection import Protocol
 receive_some, count = Protocol.receive_some, [0]
 def receive_most(self, data):
     received = receive_some(self, data)

@@ -14,7 +14,7 @@ from peers import LIMIT, echo_server
 from test_process import READY, check_quiet, run
 
 from nwebsocket import WebSocket
-from nwebsocket._protocol import Protocol
+from nwebsocket._protocol.connection import Protocol
 
 needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
@@ -78,7 +78,7 @@ def test_few_descriptors_for_the_first_socket(tmp_path: Path, left: int) -> None
             tmp_path,
             DESCRIPTORS
             + """
-import nwebsocket._opening, nwebsocket._session
+import nwebsocket._connection.opening, nwebsocket._connection.session
 before = descriptors()
 held = take_all(int(sys.argv[2]))
 try:
@@ -152,8 +152,8 @@ def test_no_thread_for_callbacks_nor_for_asking(tmp_path: Path) -> None:
             tmp_path,
             NO_THREADS
             + """
-from nwebsocket import _backoff
-_backoff.FIRST_DELAY = _backoff.MAX_DELAY = 0.01
+from nwebsocket._connection import backoff
+backoff.FIRST_DELAY = backoff.MAX_DELAY = 0.01
 with connect(sys.argv[1]):
     pass
 with no_threads:

@@ -1,58 +1,139 @@
-"""The fences between the files: who may import whom."""
+"""The fences between the rooms and the files of the package: who may import whom."""
+
+from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import nwebsocket
 
 PACKAGE = Path(nwebsocket.__file__).parent
-MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py")}
+
+FLOORS = (
+    {"_base", "events", "exceptions", "close_codes"},
+    {"_protocol", "_threads"},
+    {"_network"},
+    {"options"},
+    {"_connection"},
+    {"websocket", "queries", "reconnecting"},
+    {"_notebook"},
+    {"__init__"},
+    {"_cli", "__main__"},
+)
+"""The rooms, the lowest first. A room imports from itself and from lower floors; on the lowest, from its neighbours."""
+
+SHARED = {0, 5, 8}
+"""The floors whose rooms may import from one another."""
+
+UPWARDS = {
+    ("_connection.inside", "_notebook.record"): "the hook of the record: only in a notebook, when a socket is made",
+    ("_connection.inside", "websocket"): "a type: what the inside belongs to",
+    ("_connection.sockets", "websocket"): "a type: what is registered",
+    ("websocket", "_notebook.card"): "the card, when a notebook asks for it",
+}
+"""The imports that point upwards, and why; nobody waits for them when the package is imported."""
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+MODULES = {_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def _imports(name: str, tree: ast.AST) -> Iterator[str]:
+    """What a module imports, at run time or for its types: ours by their names in MODULES, others by their first."""
+    is_room = (PACKAGE / name.replace(".", "/")).is_dir()
+    package = [] if name == "__init__" else name.split(".") if is_room else name.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
+            for alias in node.names:
+                member = ".".join([*base, alias.name])
+                yield member if member in MODULES else ".".join(base)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module).split(".")[0]
 
 
 def imports_of(name: str) -> set[str]:
-    """The modules that a file imports at run time; siblings as ".name"."""
-    found = set()
-    for node in ast.walk(_without_type_checking(MODULES[name])):
-        if isinstance(node, ast.Import):
-            found.update(alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-            found.update(f".{name}" for name in names)
-        elif isinstance(node, ast.ImportFrom):
-            found.add(str(node.module).split(".")[0])
-    return found
+    """The modules that a file imports, also those for its types only."""
+    return set(_imports(name, MODULES[name]))
 
 
-def _without_type_checking(tree: ast.Module) -> ast.Module:
-    body = [n for n in tree.body if not (isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING")]
-    return ast.Module(body=body, type_ignores=[])
+def imports_at_run_time(name: str) -> set[str]:
+    body = MODULES[name].body
+    body = [node for node in body if not (isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING")]
+    return set(_imports(name, ast.Module(body=body, type_ignores=[])))
 
 
 def importers_of(module: str) -> set[str]:
-    return {name for name in MODULES if module in imports_of(name)}
+    return {name for name in MODULES if module in imports_at_run_time(name)}
 
 
-def test_only_the_protocol_and_its_parts_know_wsproto() -> None:
-    assert importers_of("wsproto") == {"_protocol", "_handshake", "_deflate", "_framing"}
+def room_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def floor_of(name: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room_of(name) in rooms)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_downwards(name: str) -> None:
+    for other in imports_of(name) & MODULES.keys():
+        same = room_of(other) == room_of(name) or floor_of(name) == floor_of(other) in SHARED
+        assert same or floor_of(other) < floor_of(name) or (name, other) in UPWARDS, other
+
+
+def test_each_import_upwards_is_there_and_late() -> None:
+    for name, other in UPWARDS:
+        assert other in imports_of(name), f"{name} does not import {other} any more: take it off the list"
+        top = ast.Module(body=[n for n in MODULES[name].body if isinstance(n, ast.ImportFrom)], type_ignores=[])
+        assert other not in set(_imports(name, top))
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    below: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path, name))
+        if name not in below:
+            for other in imports_of(name) & MODULES.keys():
+                if (name, other) not in UPWARDS:
+                    visit(other, (*path, name))
+            below.add(name)
+
+    for name in MODULES:
+        visit(name, ())
+
+
+def test_only_the_protocol_knows_wsproto() -> None:
+    assert {room_of(name) for name in importers_of("wsproto")} == {"_protocol"}
 
 
 def test_curio_is_imported_in_one_place() -> None:
-    assert importers_of("curio") == {"_curio"}
+    assert importers_of("curio") == {"_threads.safe_curio"}
 
 
 def test_only_the_loop_side_knows_curio() -> None:
-    assert importers_of("._curio") == {
-        "_loop_thread",
-        "_session",
-        "_supervisor",
-        "_intake",
-        "_opening",
-        "_reader",
-        "_relay",
-        "_transport",
-        "_tcp",
+    assert importers_of("_threads.safe_curio") == {
+        "_threads.loop_thread",
+        "_connection.session",
+        "_connection.supervisor",
+        "_connection.intake",
+        "_connection.opening",
+        "_connection.reader",
+        "_network.relay",
+        "_network.transport",
+        "_network.tcp",
     }
 
 
@@ -73,14 +154,15 @@ def test_counts_that_several_locks_guard_change_in_one_step() -> None:
 
 
 def test_the_protocol_does_no_input_or_output() -> None:
-    parts = "_protocol _fast_lane _framing _handshake _http_head _plain_handshake _compression _deflate _keepalive"
-    for name in f"{parts} _backoff _url _proxies _cookies _json _payload events exceptions close_codes".split():
-        assert not imports_of(name) & {"socket", "ssl", "threading", "time", "._curio", "._transport"}, name
+    pure = [name for name in MODULES if room_of(name) == "_protocol" and name != "_protocol.found_numpy"]
+    assert len(pure) > 10
+    for name in [*pure, "_connection.backoff", "_network.proxies", "_base.fast_json", *FLOORS[0] - {"_base"}]:
+        assert not imports_at_run_time(name) & {"socket", "ssl", "threading", "time"}, name
 
 
 def test_the_fast_lanes_know_nothing_of_ours_nor_wsproto() -> None:
-    assert imports_of("_fast_lane") == {"__future__", "codecs", "io", "os"}
-    assert imports_of("_plain_handshake") == {"__future__", "collections", "re"}
+    assert imports_at_run_time("_protocol.fast_lane") == {"__future__", "codecs", "io", "os"}
+    assert imports_at_run_time("_protocol.plain_handshake") == {"__future__", "collections", "re"}
 
 
 def test_what_a_notebook_needs_is_imported_only_there() -> None:
@@ -90,25 +172,17 @@ def test_what_a_notebook_needs_is_imported_only_there() -> None:
 import sys, nwebsocket
 ws = nwebsocket.WebSocket("ws://127.0.0.1:1")
 ws.wait_closed(10)
-print({"nwebsocket._notebook", "nwebsocket._card", "html", "IPython"} & sys.modules.keys())
+print({"nwebsocket._notebook", "html", "IPython"} & sys.modules.keys())
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
     assert result.stdout == "set()\n"
 
 
-def test_the_loop_thread_knows_no_websocket() -> None:
-    ours = {name for name in imports_of("_loop_thread") if name.startswith(".")}
-    assert ours == {"._clock", "._curio", "._logger", "._orphan"}
-
-
-COMMAND = {name for name in MODULES if name == "__main__" or name.startswith("_command_")}
-
-
 def test_the_command_uses_what_every_user_may_use() -> None:
     used: set[str] = set()
-    for name in COMMAND:
-        siblings = {found[1:] for found in imports_of(name) if found.startswith(".")}
-        assert siblings <= COMMAND, name
+    command = [name for name in MODULES if room_of(name) in ("_cli", "__main__")]
+    for name in command:
+        assert {room_of(other) for other in imports_of(name) & MODULES.keys()} <= {"_cli"}, name
         for node in ast.walk(MODULES[name]):
             if isinstance(node, ast.ImportFrom) and node.module == "nwebsocket":
                 used.update(alias.name for alias in node.names)
@@ -118,23 +192,7 @@ def test_the_command_uses_what_every_user_may_use() -> None:
 
 
 def test_the_extra_of_the_command_is_imported_where_it_is_used() -> None:
-    assert importers_of("rich") == {"_command_screen"}
-    assert importers_of("prompt_toolkit") == {"_command_screen", "_command_history"}
-    assert importers_of("._command_screen") == {"__main__"}
-    assert importers_of("._command_history") == {"_command_screen"}
-
-
-def test_imports_point_downwards_without_cycles() -> None:
-    below: dict[str, set[str]] = {}
-
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        assert name not in path, " -> ".join((*path, name))
-        if name in below:
-            return
-        siblings = {found[1:] for found in imports_of(name) if found.startswith(".")}
-        for sibling in siblings:
-            visit(sibling, (*path, name))
-        below[name] = siblings
-
-    for name in MODULES:
-        visit(name, ())
+    assert importers_of("rich") == {"_cli.screen"}
+    assert importers_of("prompt_toolkit") == {"_cli.screen", "_cli.history"}
+    assert importers_of("_cli.screen") == {"_cli.main"}
+    assert importers_of("_cli.history") == {"_cli.screen"}

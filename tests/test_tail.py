@@ -13,10 +13,12 @@ from alarms import Barrage, alarm, no_collection
 from peers import CLOSE, LIMIT, PING, Peer, RawServer, close_frame, pong, text
 from until import until
 
-from nwebsocket import WaitTimeout, WebSocket, _bridge, _tail, connect
-from nwebsocket._fast_lane import ENABLED
-from nwebsocket._reader import Reader
-from nwebsocket._sweep import AVAILABLE, Sweep
+from nwebsocket import WaitTimeout, WebSocket, connect
+from nwebsocket._connection import bridge as bridge_module
+from nwebsocket._connection import tail as tail_module
+from nwebsocket._connection.reader import Reader
+from nwebsocket._connection.sweep import AVAILABLE, Sweep
+from nwebsocket._protocol.fast_lane import ENABLED
 
 pytestmark = pytest.mark.skipif(
     not (ENABLED and AVAILABLE), reason="recv() reads the socket only with the fast lane, and where there is epoll"
@@ -82,9 +84,9 @@ def posts(ws: WebSocket, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody who comes at all is late, and no message comes after a pause, however busy the machine is."""
-    monkeypatch.setattr(_tail, "_MOMENT", LIMIT)
-    monkeypatch.setattr(_tail, "_LATE", LIMIT)
-    monkeypatch.setattr(_bridge, "_PAUSE", LIMIT)
+    monkeypatch.setattr(tail_module, "_MOMENT", LIMIT)
+    monkeypatch.setattr(tail_module, "_LATE", LIMIT)
+    monkeypatch.setattr(bridge_module, "_PAUSE", LIMIT)
 
 
 async def _nothing(*_: object) -> None:
@@ -167,7 +169,7 @@ def test_and_is_not_trusted_the_next_time(
     ws: WebSocket, echo: Echo, posts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     earn_trust(ws)
-    monkeypatch.setattr(_tail, "_LATE", -1.0)
+    monkeypatch.setattr(tail_module, "_LATE", -1.0)
     ws.send("-a")
     ws.send("-b")
     echo.has_got("-a", "-b")
@@ -178,7 +180,7 @@ def test_and_is_not_trusted_the_next_time(
 
 
 def test_who_comes_late_is_not_trusted(ws: WebSocket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tail, "_MOMENT", -1.0)
+    monkeypatch.setattr(tail_module, "_MOMENT", -1.0)
     for _ in range(20):
         burst(ws)
     assert not ws._nwebsocket.bridge.tail.trusts()

@@ -20,16 +20,17 @@ from typing import Any
 import pytest
 import trustme
 
-from nwebsocket import _tcp, _transport
-from nwebsocket._curio import Event, Kernel, TaskTimeout, before, curio, sleep, spawn
-from nwebsocket._log import Trace
-from nwebsocket._opening import Opening
-from nwebsocket._options import Options
-from nwebsocket._tcp import begin_connecting, connect_any, connect_host
-from nwebsocket._tls import TLS, default_tls_context
-from nwebsocket._transport import Transport, open_transport
-from nwebsocket._url import parse_url
+from nwebsocket._base.log import Trace
+from nwebsocket._connection.opening import Opening
+from nwebsocket._network import tcp
+from nwebsocket._network import transport as transport_module
+from nwebsocket._network.tcp import begin_connecting, connect_any, connect_host
+from nwebsocket._network.tls import TLS, default_tls_context
+from nwebsocket._network.transport import Transport, open_transport
+from nwebsocket._protocol.url import parse_url
+from nwebsocket._threads.safe_curio import Event, Kernel, TaskTimeout, before, curio, sleep, spawn
 from nwebsocket.exceptions import ConnectionFailed, TLSError
+from nwebsocket.options import Options
 
 PATIENCE = 10.0  # seconds: longer than anything here takes, shorter than the test's time limit
 BIG = os.urandom(1 << 16) * 64  # 4 MiB: more than any socket buffer takes at once
@@ -302,8 +303,8 @@ def test_a_peer_that_never_pauses_leaves_the_others_their_turn(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = pair
-    monkeypatch.setattr(_transport, "READ_SIZE", 1)
-    monkeypatch.setattr(_transport, "READ_SIZE_IN_STREAMS", 1)  # each read fills its buffer: there may be more
+    monkeypatch.setattr(transport_module, "READ_SIZE", 1)
+    monkeypatch.setattr(transport_module, "READ_SIZE_IN_STREAMS", 1)  # each read fills its buffer: there may be more
 
     async def main() -> None:
         transport = Transport(ours)
@@ -311,7 +312,7 @@ def test_a_peer_that_never_pauses_leaves_the_others_their_turn(
         await transport.receive()  # it waits for the first, whether that is there or not
         had_turn = Event()
         await spawn(had_turn.set, daemon=True)
-        for _ in range(_transport.READS_IN_A_ROW):
+        for _ in range(transport_module.READS_IN_A_ROW):
             assert not had_turn.is_set()
             theirs.sendall(b"x")
             await transport.receive()
@@ -434,11 +435,11 @@ async def timed_connect(addresses: list[tuple[int, Any]]) -> tuple[float, Any]:
 def test_the_next_attempt_begins_after_the_delay(silent_address: Any, good_address: Any) -> None:
     seconds, peer = run(timed_connect, [silent_address, silent_address, good_address])
     assert peer == good_address[1]
-    assert 2 * _tcp.ATTEMPT_DELAY <= seconds < 2 * _tcp.ATTEMPT_DELAY + 1
+    assert 2 * tcp.ATTEMPT_DELAY <= seconds < 2 * tcp.ATTEMPT_DELAY + 1
 
 
 def test_the_next_attempt_begins_at_once_when_one_fails(good_address: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tcp, "ATTEMPT_DELAY", 2 * PATIENCE)
+    monkeypatch.setattr(tcp, "ATTEMPT_DELAY", 2 * PATIENCE)
     refused = (socket.AF_INET, ("127.0.0.1", closed_port()))
     assert run(timed_connect, [refused, refused, good_address])[1] == good_address[1]
 
@@ -446,7 +447,7 @@ def test_the_next_attempt_begins_at_once_when_one_fails(good_address: Any, monke
 @linux_only
 def test_a_late_answer_of_an_early_attempt_wins(silent_address: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the first attempt ever succeeds, and only after the others have begun."""
-    monkeypatch.setattr(_tcp, "ATTEMPT_DELAY", 0.01)
+    monkeypatch.setattr(tcp, "ATTEMPT_DELAY", 0.01)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, socket.socket() as filler:
         filler.connect(listener.getsockname())
         first = (socket.AF_INET, listener.getsockname())
@@ -463,7 +464,7 @@ def test_a_late_answer_of_an_early_attempt_wins(silent_address: Any, monkeypatch
 
 def test_all_refused() -> None:
     addresses = [(socket.AF_INET, ("127.0.0.1", closed_port())) for _ in range(3)]
-    with pytest.raises(_tcp._AllFailed) as caught:
+    with pytest.raises(tcp._AllFailed) as caught:
         run(connect_any, addresses)
     assert [address for address, _ in caught.value.attempts] == addresses
     assert all(isinstance(error, ConnectionRefusedError) for _, error in caught.value.attempts)
@@ -472,8 +473,8 @@ def test_all_refused() -> None:
 def test_families_alternate_beginning_with_the_first() -> None:
     v6 = [(socket.AF_INET6, (f"::{n}", 80, 0, 0)) for n in range(3)]
     v4 = [(socket.AF_INET, ("127.0.0.1", 80))]
-    assert _tcp._interleave([*v6, *v4]) == [v6[0], v4[0], v6[1], v6[2]]
-    assert _tcp._interleave([*v4, *v6]) == [v4[0], v6[0], v6[1], v6[2]]
+    assert tcp._interleave([*v6, *v4]) == [v6[0], v4[0], v6[1], v6[2]]
+    assert tcp._interleave([*v4, *v6]) == [v4[0], v6[0], v6[1], v6[2]]
 
 
 def test_ipv6_that_refuses_and_ipv4_that_answers(good_address: Any) -> None:
@@ -524,7 +525,7 @@ def test_what_has_begun_and_is_not_gone_on_with_is_closed(good_address: Any) -> 
 @linux_only
 @pytest.mark.parametrize("silent", [1, 3])
 def test_a_cancelled_race_leaves_nothing(silent: int, silent_address: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tcp, "ATTEMPT_DELAY", 0.01)
+    monkeypatch.setattr(tcp, "ATTEMPT_DELAY", 0.01)
 
     async def main() -> None:
         opened = open_descriptors()
@@ -544,7 +545,7 @@ def test_a_cancelled_race_leaves_nothing(silent: int, silent_address: Any, monke
 def test_a_kernel_that_ends_during_the_race_leaves_nothing(
     silent_address: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_tcp, "ATTEMPT_DELAY", 0.01)
+    monkeypatch.setattr(tcp, "ATTEMPT_DELAY", 0.01)
 
     async def main() -> None:
         opened = open_descriptors()
@@ -558,7 +559,7 @@ def test_the_second_to_connect_is_closed(good_address: Any) -> None:
     """Both have connected before the race could be called off."""
 
     async def main() -> None:
-        race = _tcp._Race()
+        race = tcp._Race()
         await race._attempt(good_address)
         winner, opened = race.winner, open_descriptors()
         await race._attempt(good_address)

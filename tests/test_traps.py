@@ -10,7 +10,7 @@ import pytest
 from peers import LIMIT, Peer, RawServer
 
 from nwebsocket import InvalidClose, WebSocket
-from nwebsocket._protocol import Protocol
+from nwebsocket._protocol.connection import Protocol
 
 
 def test_trap_5_the_protocol_is_used_by_the_loop_thread_alone(echo: str, monkeypatch: pytest.MonkeyPatch) -> None:

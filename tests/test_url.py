@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nwebsocket._url import URL, parse_protocols, parse_url
+from nwebsocket._protocol.url import URL, parse_protocols, parse_url
 from nwebsocket.exceptions import InvalidArgument, InvalidURL
 
 

@@ -43,16 +43,16 @@ from nwebsocket import (
     TLSError,
     WaitTimeout,
     WebSocket,
-    _waiting,
     close_all,
     connect,
     open_sockets,
 )
-from nwebsocket._bridge import Bridge
-from nwebsocket._log import Trace
-from nwebsocket._opening import Opening
-from nwebsocket._options import Options
-from nwebsocket._session import Session
+from nwebsocket._base.log import Trace
+from nwebsocket._connection.bridge import Bridge
+from nwebsocket._connection.opening import Opening
+from nwebsocket._connection.session import Session
+from nwebsocket._threads import waiting as waiting_module
+from nwebsocket.options import Options
 
 
 def never_answer(peer: Peer) -> None:
@@ -316,7 +316,7 @@ def test_what_has_begun_is_closed_if_there_is_no_loop(monkeypatch: pytest.Monkey
         assert peer.request
         heard.put(peer.read_eof())
 
-    monkeypatch.setattr("nwebsocket._inside.Bridge", no_loop)
+    monkeypatch.setattr("nwebsocket._connection.inside.Bridge", no_loop)
     with RawServer(listen) as server:
         with pytest.raises(RuntimeError, match="no thread"):
             WebSocket(server.url)
@@ -829,7 +829,7 @@ def test_a_socket_that_is_just_being_made_does_not_disturb_who_waits() -> None:
     def look(frame: FrameType, event: str, argument: object) -> Any:
         if frame.f_code is Bridge.__init__.__code__:
             looks.append(frame.f_lineno)
-            _waiting._check_locks()
+            waiting_module._check_locks()
         return look
 
     before = sys.gettrace()

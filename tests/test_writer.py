@@ -33,10 +33,14 @@ from peers import (
     text,
 )
 
-from nwebsocket import ConnectionClosed, WebSocket, _bridge, _fast_lane, _loop, _writer
-from nwebsocket._intake import Intake
-from nwebsocket._protocol import Received
-from nwebsocket._transport import Transport
+from nwebsocket import ConnectionClosed, WebSocket
+from nwebsocket._connection import bridge
+from nwebsocket._connection import writer as writer_module
+from nwebsocket._connection.intake import Intake
+from nwebsocket._network.transport import Transport
+from nwebsocket._protocol import fast_lane as fast_lane_module
+from nwebsocket._protocol.connection import Received
+from nwebsocket._threads import the_loop
 
 THREADS, EACH = 8, 500
 MUCH = 64 * 1024  # bytes; the sender writes a message of that size itself
@@ -147,7 +151,7 @@ def connected(
 @pytest.fixture
 def any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the environment says of the fast lane."""
-    monkeypatch.setattr(_writer, "ENABLED", True)
+    monkeypatch.setattr(writer_module, "ENABLED", True)
 
 
 @pytest.fixture
@@ -189,7 +193,7 @@ def send_until_stuck(ws: WebSocket, size: int = MUCH) -> list[bytes]:
 def settle() -> None:
     """Have the loop thread finish what it is writing."""
     settled = threading.Event()
-    _loop.current().call_later(0, settled.set)
+    the_loop.current().call_later(0, settled.set)
     assert settled.wait(LIMIT)
 
 
@@ -251,7 +255,7 @@ def test_an_iterable_after_a_pause_is_written_by_the_sender(
 def test_a_burst_takes_few_writes_and_keeps_its_order(
     ws: WebSocket, flushes: Flushes, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_bridge, "_PAUSE", 0.01)  # seconds; a write on a busy machine takes longer than the real one
+    monkeypatch.setattr(bridge, "_PAUSE", 0.01)  # seconds; a write on a busy machine takes longer than the real one
     pause()
     for number in range(1000):
         ws.send(f"0:{number}")
@@ -295,7 +299,7 @@ def test_with_compression_only_the_loop_thread_writes(
 
 
 def test_without_the_fast_lane_only_the_loop_thread_writes(echo: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_writer, "ENABLED", False)
+    monkeypatch.setattr(writer_module, "ENABLED", False)
     with WebSocket(echo, compression=None).wait_open(LIMIT) as ws:
         flushes = Flushes(monkeypatch)
         exchange_in_all_ways(ws)
@@ -403,7 +407,7 @@ def test_what_was_sent_before_close_arrives_before_the_close_frame(
 # --- close()
 
 
-fast_lane = pytest.mark.skipif(not _fast_lane.ENABLED, reason="only the loop thread asks wsproto for a Close frame")
+fast_lane = pytest.mark.skipif(not fast_lane_module.ENABLED, reason="only the loop thread asks wsproto for them")
 
 
 @fast_lane

@@ -1,28 +1,23 @@
 """A WebSocket client for synchronous Python: the browser's class, with callbacks, and no async.
 
-    USER THREADS                  LOOP THREAD: one curio kernel
-    websocket.py --commands--> _bridge.py --> _session.py --> _protocol.py --bytes--> _transport.py --> server
-         |                   (UniversalQueue)                 (wsproto)               (TCP, TLS)
-         `----messages----> _writer.py --> _framing.py --frames--> _transport.py --> server      (on either thread)
-    CALLBACK THREADS
-    _callbacks.py <--events--- _bridge.py <-- _intake.py <--- _protocol.py <--bytes-- _transport.py <-- server
-         ^                                                    (_fast_lane.py)
-         `----messages----- _bridge.py <-- _reader.py <----------------------------- _transport.py <-- server
-    USER THREADS in recv()
+The rooms; each imports from those below it only:
 
-How a connection is opened, on the loop thread:
-    _session.py --> _opening.py --> _tcp.py --> server    (by name or address, or a Unix socket; then TLS, `_tls.py`)
-                         |--------> _tunnel.py --> proxy --> server                                (`_proxies.py`)
-                         `--------> _protocol.py, _handshake.py   request and answer; `_cookies.py`; redirects
+    _cli                               the command, made of public names
+    _notebook                          what a notebook shows of a socket
+    websocket, queries, reconnecting   what users import
+    _connection                        one connection's life: the threads, the loop's task, handlers, coming back
+    options                            what may be set, and checked
+    _network                           names to byte streams: TCP, TLS, proxies
+    _protocol, _threads                bytes to messages, without I/O; the loop thread, without WebSockets
+    _base, events, exceptions, close_codes
 """
 
 from typing import TYPE_CHECKING, Any
 
-from ._bridge import ReadyState
-from ._compression import Deflate
-from ._options import Options
-from ._response import Response
-from ._sockets import close_all, open_sockets
+from ._connection.bridge import ReadyState
+from ._connection.sockets import close_all, open_sockets
+from ._protocol.compression import Deflate
+from ._protocol.response import Response
 from .close_codes import CloseCode
 from .events import CloseEvent, ErrorEvent, Event, MessageEvent
 from .exceptions import (
@@ -46,6 +41,7 @@ from .exceptions import (
     WaitTimeout,
     WebSocketError,
 )
+from .options import Options
 from .websocket import Stats, WebSocket, connect
 
 if TYPE_CHECKING:

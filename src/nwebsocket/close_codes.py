@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from ._numbers import shown
+from ._base.numbers import shown
 from .exceptions import InvalidClose
 
 __all__ = ["MAX_REASON_BYTES", "CloseCode", "check_close"]

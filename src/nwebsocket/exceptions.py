@@ -26,7 +26,7 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
-from ._escape import escaped
+from ._base.escape import escaped
 
 if sys.version_info >= (3, 11):
     FuturesTimeout = TimeoutError

@@ -24,20 +24,20 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from . import _loop, _waiting
-from ._clock import monotonic
-from ._inside import sifters
-from ._json import decode, encode
-from ._log import log
-from ._numbers import count_of
-from ._options import check_timeout
-from ._payload import Message, message_of
-from ._query import Query
+from ._base.clock import monotonic
+from ._base.fast_json import decode, encode
+from ._base.log import log
+from ._base.numbers import count_of
+from ._connection.inside import sifters
+from ._connection.query import Query
+from ._protocol.payload import Message, message_of
+from ._threads import the_loop, waiting
 from .exceptions import ConnectionClosed, InvalidArgument, QueryTimeout
+from .options import check_timeout
 from .websocket import Stats, WebSocket, reading
 
 if TYPE_CHECKING:
-    from ._bridge import Bridge
+    from ._connection.bridge import Bridge
     from .websocket import Data
 
 __all__ = ["Query", "QueryMixin", "QueryStats"]
@@ -85,7 +85,7 @@ class _Queries:
 
     def add(self, limit: int) -> Query:
         """Return a new query; wait while there are so many."""
-        if len(self.open) >= limit and not _loop.is_loop_thread():
+        if len(self.open) >= limit and not the_loop.is_loop_thread():
             self._wait_for_room(limit)
         tag = next(self._tags)
         query = self.open[tag] = Query(self, tag)
@@ -164,7 +164,7 @@ class _Queries:
             try:
                 if len(self.open) >= limit and self.bridge.ending is None:
                     self.bridge.check_wait()
-                    _waiting.acquire(waiter, None)
+                    waiting.acquire(waiter, None)
             except BaseException:
                 self._wake_one()  # what woke us may have been for us alone
                 raise

@@ -18,21 +18,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from . import _loop
-from ._bridge import Ending
-from ._inside import make_default_tls_context
-from ._log import log
-from ._numbers import count_of
-from ._options import Headers, Options
-from ._outbox import OutboxBridge, Passing
-from ._payload import TEXT, Message, message_of
-from ._url import parse_protocols, parse_url
+from ._base.log import log
+from ._base.numbers import count_of
+from ._connection.bridge import Ending
+from ._connection.inside import make_default_tls_context
+from ._connection.outbox import OutboxBridge, Passing
+from ._protocol.payload import TEXT, Message, message_of
+from ._protocol.url import parse_protocols, parse_url
+from ._threads import the_loop
 from .events import CloseEvent
 from .exceptions import InvalidArgument
+from .options import Headers, Options
 from .websocket import WebSocket, reading
 
 if TYPE_CHECKING:
-    from ._supervisor import Supervisor, Target
+    from ._connection.supervisor import Supervisor, Target
     from .websocket import Data
 
 __all__ = ["Outbox", "ReconnectingWebSocket"]
@@ -108,10 +108,10 @@ class ReconnectingWebSocket(WebSocket):
         max_outbox: int = MAX_OUTBOX,
         **options: Any,
     ) -> None:
-        with _loop.importing:
-            from ._opening import Opening
-            from ._session import Session
-            from ._supervisor import Supervisor, Target
+        with the_loop.importing:
+            from ._connection.opening import Opening
+            from ._connection.session import Session
+            from ._connection.supervisor import Supervisor, Target
 
         inside = self._nwebsocket
         inside.check_may_start(self)

@@ -15,14 +15,13 @@ from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
-from . import _loop
-from ._bridge import ReadyState
-from ._compression import Deflate
-from ._inside import Inside
-from ._options import Headers, Options, check_timeout
-from ._payload import TEXT, message_of
-from ._response import Response
-from ._url import parse_protocols, parse_url
+from ._connection.bridge import ReadyState
+from ._connection.inside import Inside
+from ._protocol.compression import Deflate
+from ._protocol.payload import TEXT, message_of
+from ._protocol.response import Response
+from ._protocol.url import parse_protocols, parse_url
+from ._threads import the_loop
 from .close_codes import check_close
 from .events import (
     EVENT_TYPES,
@@ -35,6 +34,7 @@ from .events import (
     check_handler,
 )
 from .exceptions import ConnectionClosed, InvalidArgument, WaitTimeout
+from .options import Headers, Options, check_timeout
 
 if TYPE_CHECKING:
     import os
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer, Self
 
-    from ._cookies import Cookies
+    from ._protocol.cookies import Cookies
 
     Data = str | Buffer
 
@@ -432,7 +432,7 @@ class WebSocket:
     ) -> None:
         self.close()
         inside: Inside = self._nwebsocket
-        if not inside.callbacks.is_current() and not _loop.is_loop_thread():
+        if not inside.callbacks.is_current() and not the_loop.is_loop_thread():
             self.wait_closed()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -451,7 +451,7 @@ class WebSocket:
 
     def _repr_html_(self) -> str:
         """What a notebook shows where this is the last line of a cell."""
-        from ._card import card
+        from ._notebook.card import card
 
         return card(type(self).__name__, self.__dict__.get("_nwebsocket"))
 

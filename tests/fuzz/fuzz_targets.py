@@ -28,11 +28,11 @@ from unittest import mock
 from wsproto.utilities import generate_accept_token
 
 from nwebsocket import WebSocket
-from nwebsocket._handshake import Request
-from nwebsocket._protocol import Protocol
-from nwebsocket._proxies import Proxy
-from nwebsocket._tunnel import _DIALOGUES, _Dialogue
-from nwebsocket._url import URL, parse_url
+from nwebsocket._network.proxies import Proxy
+from nwebsocket._network.tunnel import _DIALOGUES, _Dialogue
+from nwebsocket._protocol.connection import Protocol
+from nwebsocket._protocol.handshake import Request
+from nwebsocket._protocol.url import URL, parse_url
 from nwebsocket.exceptions import (
     ConnectionClosed,
     ConnectionLost,

@@ -65,7 +65,7 @@ def fuzz(target: str, runs: int) -> None:
         import fuzz_seeds
         import fuzz_targets
 
-        import nwebsocket._session  # noqa: F401  # which is otherwise imported with the first connection
+        import nwebsocket._connection.session  # noqa: F401  # which is otherwise imported with the first connection
     corpus = FOUND / target
     corpus.mkdir(parents=True, exist_ok=True)
     for name, data in [*fuzz_seeds.seeds(), *fuzz_seeds.kept()]:

@@ -34,9 +34,9 @@ from nwebsocket import (
     WaitTimeout,
     WebSocket,
     WebSocketError,
-    _backoff,
     open_sockets,
 )
+from nwebsocket._connection import backoff
 from soaking.plan import (
     ALL_PUSHED,
     ALL_SENT,
@@ -291,8 +291,8 @@ def wait_for_threads() -> None:
 def main(connections: int, rate: float, life: float, ca: str, ports: list[int]) -> None:
     watch_errors()
     # Random delays like the real ones, compared with how long connections live.
-    _backoff.FIRST_DELAY = min(_backoff.FIRST_DELAY, life / 20)
-    _backoff.MAX_DELAY = min(_backoff.MAX_DELAY, life)
+    backoff.FIRST_DELAY = min(backoff.FIRST_DELAY, life / 20)
+    backoff.MAX_DELAY = min(backoff.MAX_DELAY, life)
     threading.Thread(target=report_for_ever, name="reporter", daemon=True).start()
     tls = ssl.create_default_context(cafile=ca)
     warm_up(f"ws://127.0.0.1:{ports[0]}")

@@ -1,0 +1,1 @@
+"""The command `nwebsocket`, made of public names only."""

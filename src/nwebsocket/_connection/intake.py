@@ -1,0 +1,366 @@
+"""What comes in on one open connection: it is read, parsed and handed over, and not read while there is no room.
+
+    transport.receive() ──bytes, piece by piece──> protocol.receive() ──> messages ──> bridge.deliver(): the inbox,
+         ^       ^                                      │                      or callbacks.run_at_once()
+         │       │                                      ├──> pongs ──────────> keepalive
+         │       │                                      ├──> answers ────────> transport, session.write()
+         │       │                                      └──> close, failure ─> session.drain()
+         │   reader.lend(): meanwhile recv() reads by itself; what it cannot parse comes back and goes the same way
+    _wait_for_room(): back-pressure, while the inbox is full, or callbacks on the loop have sent too much
+
+Everything here runs on the loop thread: run() in the session's task, and the two commands, which have it go on.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol as Interface
+
+from .._base.clock import monotonic
+from .._base.log import log
+from .._network.transport import Transport
+from .._protocol.connection import PeerClose, Protocol, Received
+from .._protocol.keepalive import Keepalive
+from .._threads.safe_curio import CancelledError, Event, sleep
+from ..exceptions import ProtocolError
+from ..options import Options
+from .bridge import Bridge, ReadyState, Sifter, overfull
+from .callbacks import Callbacks
+from .reader import MAX_FRAME, Reader
+from .sweep import AVAILABLE
+from .writer import Writer
+
+PIECE_BYTES = 4 * 1024
+MAX_PIECE_BYTES = 256 * 1024
+PIECE_MESSAGES = 256
+"""What is parsed in one go: at least so many bytes, and more as long as they hold fewer messages than that."""
+
+SLICE = 5e-3
+"""Seconds of parsing after which the other connections get their turn."""
+
+SOON = 1.0
+"""Seconds between two reads within which it pays to let recv() do the next one itself."""
+
+_HANDLER_PATIENCE = 0.25
+"""Seconds that a failure waits, with callbacks="loop", for somebody to hear the messages before it."""
+
+
+class SessionSide(Interface):
+    """What the intake asks of the session."""
+
+    where: str
+    keepalive: Keepalive
+    draining: bool
+
+    async def write(self) -> None: ...
+    async def drain(self, close: PeerClose | None, failure: ProtocolError | None) -> None: ...
+    async def arm(self) -> None: ...
+
+
+class Intake:
+    """The reading half of one open connection."""
+
+    def __init__(
+        self,
+        session: SessionSide,
+        bridge: Bridge,
+        callbacks: Callbacks,
+        options: Options,
+        transport: Transport,
+        protocol: Protocol,
+        writer: Writer,
+    ) -> None:
+        self._session = session
+        self._bridge = bridge
+        self._callbacks = callbacks
+        self._options = options
+        self._transport = transport
+        self._protocol = protocol
+        self._writer = writer
+        self._keepalive = session.keepalive
+        self._trace = bridge.trace
+        self._on_loop = options.callbacks == "loop"
+        self._piece = PIECE_BYTES  # how many bytes are parsed in one go
+        self._heard = 0.0  # when something came last; monotonic clock
+        self._soon = False  # that was soon after what came before
+        # The socket may be lent to recv() at all; what that read itself would be neither told nor sifted.
+        self._lendable = AVAILABLE and writer.any_thread and protocol.lane is not None
+        self._lendable = self._lendable and not bridge.trace.on and bridge.sifter is None
+        self._may_lend = False  # ... and recv() has waited for what has just come
+        self._reader: Reader | None = None  # None before the socket was first lent
+        self._room: Event | None = None  # while reading waits for room
+        self._full_inbox_told = False
+        # Connections that hold up our reading until they have written enough.
+        self._crowded: frozenset[Bridge] = frozenset()
+
+    async def run(self) -> None:
+        """Read to the end of the stream. Raises OSError, as reading does."""
+        bridge, receive = self._bridge, self._transport.receive
+        if self._on_loop:
+            await self._transport.linger()
+        data = b""  # frames may have come with the handshake
+        while True:
+            if len(data) > self._piece:
+                data = await self._received_but_last_piece(data)
+            more = self._received(data)
+            if more is not None:
+                await self._see_to(more)
+            if self._protocol.unfinished:
+                await self._receive_the_rest()
+            if (bridge.inbox or self._crowded) and self._has_no_room():
+                await self._wait_for_room()
+            data = (await self._lend() if self._may_lend else b"") or await receive()
+            if not data:
+                return
+            now = monotonic()
+            self._soon = now - self._heard < SOON
+            self._heard = now
+            self._keepalive.heard(now)
+
+    async def _lend(self) -> bytes:
+        """Let recv() read the socket itself; return what it has left, if anything."""
+        self._may_lend = False
+        if self._bridge.state is not ReadyState.OPEN or self._callbacks.hears_messages():
+            return b""
+        if self._reader is None:
+            lane, heard = self._protocol.lane, self._keepalive.heard
+            assert lane is not None
+            self._reader = self._bridge.reader = Reader(self._bridge, self._transport, lane, heard)
+        try:
+            return await self._reader.lend()
+        except OSError:  # what a thread has read before is there all the same, be it the server's Close frame
+            if (more := self._received(self._reader.left)) is not None:
+                await self._see_to(more)
+            raise
+        except CancelledError:  # we are given up
+            self._received(self._reader.left)
+            raise
+
+    # ---- what has come
+
+    async def _received_but_last_piece(self, data: bytes) -> bytes:
+        """What one read brought may be a hundred thousand messages: between pieces, the bound of the inbox counts,
+        and the other connections get their turn.
+        """
+        start = 0
+        while len(data) - start > self._piece:
+            end = start + self._piece
+            more = self._received(data[start:end])
+            if more is not None:
+                await self._see_to(more)
+            if self._protocol.unfinished:
+                await self._receive_the_rest()
+            start = end
+            if self._has_no_room():
+                await self._wait_for_room()
+            await sleep(0)
+        return data[start:]
+
+    async def _receive_the_rest(self) -> None:
+        """What takes long to parse, or makes much of little, in steps: as above, but as long as there is room."""
+        since = monotonic()
+        while self._protocol.unfinished and not self._session.draining:
+            if self._has_no_room():
+                await self._wait_for_room()
+            if monotonic() - since > SLICE:
+                await sleep(0)
+                since = monotonic()
+            more = self._received(b"")
+            if more is not None:
+                await self._see_to(more)
+
+    def _choose_piece(self, messages: int) -> None:
+        """As large as may be for few large messages, small for many small ones."""
+        if messages > PIECE_MESSAGES:
+            self._piece = max(PIECE_BYTES, self._piece // 2)
+        elif messages <= PIECE_MESSAGES // 8 and self._piece < MAX_PIECE_BYTES:
+            self._piece *= 2
+
+    def _received(self, data: bytes) -> Received | None:
+        """Deliver the messages in `data`; return what has come if there is more to be seen to."""
+        if self._session.draining:
+            return None
+        received = self._protocol.receive_some(data)
+        messages = received.messages
+        if received.replies is not None:
+            self._answer(received)
+        if self._trace.on:
+            for message in messages:
+                kind = "characters of text" if isinstance(message, str) else "binary bytes"
+                self._trace("<", f"a message of {len(message):,} {kind}")
+        if len(messages) > PIECE_MESSAGES or self._piece < MAX_PIECE_BYTES:
+            self._choose_piece(len(messages))
+        if self._bridge.sifter is not None and messages:
+            messages = self._sifted(messages, self._bridge.sifter)
+        if messages and self._on_loop:
+            self._deliver_on_loop(messages)
+        elif messages:
+            self._deliver(messages)
+            if self._callbacks.hears_messages():
+                self._callbacks.notify()
+        if overfull:  # before anybody else reads: it was done callbacks of what has come here
+            self._note_crowded()
+        if received.replies or received.pongs or received.close is not None or received.failure is not None:
+            return received
+        return received if self._on_loop and messages and self._bridge.outgoing else None
+
+    def _sifted(self, messages: list[str | bytes], sifter: Sifter) -> list[str | bytes]:
+        """What the sifter leaves of the messages."""
+        left = sifter.sift(messages)
+        self._bridge.messages_received += len(messages) - len(left)
+        return left
+
+    def _deliver_on_loop(self, messages: list[str | bytes]) -> None:
+        """Have the handlers run here and now; what they send without a pause is written after that."""
+        bridge = self._bridge
+        bridge.flushes_later = True
+        if not bridge.inbox:
+            bridge.messages_received += len(messages)
+            messages = self._callbacks.run_at_once(messages)
+            bridge.messages_received -= len(messages)
+        if messages:
+            self._deliver(messages)
+            self._callbacks.notify()
+        bridge.flushes_later = False
+
+    def _deliver(self, messages: list[str | bytes]) -> None:
+        if self._bridge.deliver(messages):
+            self._may_lend = self._lendable and self._soon and len(messages[-1]) < MAX_FRAME
+
+    async def _see_to(self, received: Received) -> None:
+        """Pongs, a close, a failure, what must be answered, and what handlers on the loop have sent."""
+        for payload in received.pongs:
+            self._pong(payload)
+        if received.failure is not None and self._on_loop:
+            await self._wait_for_first_handler()
+        if received.failure is not None and not (self._on_loop and self._bridge.has_outgoing()):
+            # Else session.write() does that behind what the handlers have answered to what they heard before it.
+            with self._transport.wire:
+                received.goodbye = self._protocol.fail()
+        if received.goodbye:
+            self._say_goodbye(received.goodbye)
+        if received.close is not None:
+            self._trace("<", f"Close frame, code {received.close.code}, reason {received.close.reason!r}")
+        if received.close is not None or received.failure is not None:
+            self._bridge.closing_by_server()
+        if received.failure is not None:
+            self._trace("!", f"{received.failure}; told the server so with code {received.failure.sent_code}")
+        if received.close is not None or received.failure is not None:
+            await self._session.drain(received.close, received.failure)
+        else:
+            await self._session.write()
+
+    async def _wait_for_first_handler(self) -> None:
+        """What came before a failure may wait for a handler that is set a line after the constructor: it may answer."""
+        deadline = monotonic() + _HANDLER_PATIENCE
+        while self._bridge.inbox and self._bridge.close_request is None and monotonic() < deadline:
+            await sleep(_HANDLER_PATIENCE / 50)
+
+    def _pong(self, payload: bytes) -> None:
+        answered = self._keepalive.pong(payload, monotonic())
+        self._trace("<", f"pong, which answers {len(answered)} of our pings")
+        if answered:
+            self._bridge.ponged(answered)
+            self._bridge.wake()
+
+    def _answer(self, received: Received) -> None:
+        """Have the Pongs on their way before anything is delivered that came behind their Pings: what is sent in reply
+        to that must not overtake them. Nothing may follow the Close frame that close() may just have sent.
+        """
+        transport, writer, replies = self._transport, self._writer, received.replies
+        assert replies is not None
+        with transport.wire:
+            if writer.closed:
+                return
+            transport.send_pongs(replies)
+            if not writer.stuck and self._bridge.close_request is None:
+                writer.write()  # session.write() sees to what is left
+        self._trace(">", f"{len(replies)} answers to pings")
+
+    def _say_goodbye(self, frame: bytes) -> None:
+        """Queue a Close frame, unless close() has just sent one."""
+        with self._transport.wire:
+            if self._writer.closed:
+                return
+            self._transport.send(frame)
+        self._trace(">", f"a Close frame, {len(frame)} bytes")
+
+    # ---- back-pressure
+
+    async def _wait_for_room(self) -> None:
+        """Back-pressure: while the inbox is full, the peer feels it; its silence is then our own doing."""
+        while True:
+            self._keepalive.pause()
+            self._warn_once_about_full_inbox()
+            self._trace("%", f"reading stops: {self._bridge.inbox_length} messages wait to be consumed")
+            self._room = Event()
+            await self._room.wait()
+            self._room = None
+            self._trace("%", "reading goes on")
+            self._keepalive.resume(monotonic())
+            await self._session.arm()
+            if not self._has_no_room():
+                break
+
+    def _has_no_room(self) -> bool:
+        """Whether the inbox is full, or callbacks on the loop, which may not wait, have sent too much to anybody."""
+        if self._session.draining:
+            return False
+        if self._crowded and self._is_held_up():
+            return True
+        return self._bridge.stop_reading_if_full()
+
+    def _is_held_up(self) -> bool:
+        """Whether handlers that what we have read has called on the loop have sent too much, to this socket or another:
+        that goes on reading only when it has been written.
+        """
+        for bridge in self._crowded:
+            given_up = bridge is not self._bridge and self._bridge.state is not ReadyState.OPEN
+            if not given_up and bridge.hold_up(self._go_on):
+                return True
+            self._crowded -= {bridge}
+        return False
+
+    def hold_up_handlers(self) -> bool:
+        """Handlers on the loop have sent more than a `write_limit` allows. Return True if they must wait until that is
+        written; then resume_reading() lets them go on.
+        """
+        self._note_crowded()
+        return self._is_held_up()
+
+    def _note_crowded(self) -> None:
+        self._crowded |= overfull
+        overfull.clear()
+
+    def _go_on(self) -> None:
+        self._bridge.post(self.resume_reading)
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether reading has stopped until resume_reading()."""
+        return self._room is not None
+
+    def _warn_once_about_full_inbox(self) -> None:
+        if self._full_inbox_told or not self._bridge.reading_stopped:
+            return
+        self._full_inbox_told = True
+        log.warning(
+            "%s: %d messages wait to be consumed (max_queue=%d, or 64 MiB): reading stops until there is room",
+            self._session.where,
+            self._bridge.inbox_length,
+            self._options.max_queue,
+        )
+
+    # ---- commands
+
+    async def resume_reading(self) -> None:
+        """There may be room again (command)."""
+        if not self._crowded or not self._is_held_up():
+            self._callbacks.go_on()
+        if self._room is not None:
+            await self._room.set()
+
+    async def read_again(self) -> None:
+        """Somebody waits for what recv() does not read, or a handler was set (command)."""
+        if self._reader is not None:
+            await self._reader.want_back()
+        self._callbacks.notify()

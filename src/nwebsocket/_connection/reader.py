@@ -1,0 +1,208 @@
+"""Reading past the loop: a thread that waits in recv() reads the socket itself, as long as it comes back soon.
+
+    LOOP THREAD    lend() ──────────────────────> what nobody could parse here, or nobody came to read
+    USER THREAD      └──> read() ──> bridge.inbox
+
+That one thread wakes another costs more than all the rest of a round trip. So the loop, when it has woken recv() soon
+after the message before, lends the socket. It has it back as soon as nobody reads what comes (`sweep.py`), somebody
+who waits or closes asks for it, or there is anything but whole plain messages: that, and all errors, are for the loop.
+
+1. Who looks at the socket, or at what has come from it, holds `wire` and has found `lent` true. Nobody waits with it.
+2. The main thread may be interrupted between any two calls. So what the socket gives is stored by the very call that
+   takes it, and goes from there to the inbox in assignments, between which Python does not look for signals.
+"""
+
+from __future__ import annotations
+
+import select
+from collections import deque
+from collections.abc import Callable
+
+from .._base.clock import monotonic
+from .._network.transport import Transport
+from .._protocol.fast_lane import FastLane
+from .._threads.safe_curio import Event
+from . import sweep
+from .bridge import Bridge
+
+_PATIENCE = 0.02
+"""Seconds that recv() waits for the socket, before it lets the loop do that."""
+
+_PIECE = 4 * 1024
+"""Bytes of which the messages go to the inbox in one go."""
+
+MAX_FRAME = 256 * 1024
+"""Bytes of a frame beyond which the loop does better: it has a buffer that grows."""
+
+
+class Reader:
+    """Lends the socket of one open connection, whose frames all may take the fast lane."""
+
+    def __init__(self, bridge: Bridge, transport: Transport, lane: FastLane, heard: Callable[[float], None]) -> None:
+        self.lent = False
+        self.left = b""
+        """What was read and not parsed when the loop took the socket back last."""
+        self.reads = 0
+        """How often messages have been read by threads."""
+        self.fileno = transport.fileno
+        self._heard = heard
+        self._sweep: sweep.Sweep  # set when the socket is lent
+        self._bridge = bridge
+        self._transport = transport
+        self._lane = lane
+        self._wire = transport.wire
+        self._wanted = Event()
+        # One, while nobody waits for the socket.
+        self._pollers: list[select.poll] = []
+        # What has been read, in order, and where the first frame begins in it that is not in the inbox yet.
+        self._pieces: list[bytes] = []
+        self._position = 0
+        self._needed = 0  # bytes of the pieces until that frame is all there, if so much is known
+        self._reading = False
+        self._error: OSError | None = None
+        self._tail_watched = False
+
+    # ---- loop thread
+
+    async def lend(self) -> bytes:
+        """Leave the socket to the threads that come to read, until they do not; return what they have left to parse.
+
+        Raises OSError, as reading does.
+        """
+        self.left = b""
+        if not self._lane.between_frames:
+            return b""
+        self._wanted.clear()
+        try:
+            self._sweep = sweep.current()
+            await self._sweep.add(self)
+        except OSError:  # no descriptor, or no watch, is left: the loop reads as always
+            return b""
+        return await self._lend_until_wanted()
+
+    async def _lend_until_wanted(self) -> bytes:
+        try:
+            with self._bridge.lock:
+                if not self._bridge.only_one_receives():
+                    return b""
+                self._pollers = [self._transport.poller()]
+                self.lent = True
+                self._bridge.wake_receivers()
+            await self._wanted.wait()
+        finally:
+            self._sweep.remove(self)
+            self.left = left = self._take_back()
+        self.heard()
+        if self._error is not None:
+            raise self._error
+        return left
+
+    async def want_back(self) -> None:
+        """Have lend() return."""
+        await self._wanted.set()
+
+    def heard(self) -> None:
+        """Have keepalive know that something came."""
+        self._heard(monotonic())
+
+    def see_to_tail(self) -> None:
+        """Have written what the sender should have written by now."""
+        self._tail_watched = False  # first: from now on it asks for another look
+        if self._bridge.outgoing:
+            self._bridge.tail.found(self._bridge.written_at)
+        self._bridge.post(self._bridge.session.flush)  # not here: what goes wrong is no business of the others
+
+    @property
+    def has_left(self) -> bool:
+        """Whether something has been read that nobody has taken."""
+        return bool(self._pieces)
+
+    def _take_back(self) -> bytes:
+        with self._wire:
+            self.lent = False
+            data, position = b"".join(self._pieces), self._position
+            self._pieces, self._position, self._needed = [], 0, 0
+            self._transport.stop_reading_now()
+        return data[position:] if position else data
+
+    # ---- any thread
+
+    def watch_tail(self) -> None:
+        """Have see_to_tail() called soon."""
+        if not self._tail_watched:
+            self._tail_watched = True
+            self._sweep.tails.append(self)
+
+    def read(self, deadline: float | None) -> None:
+        """Have the next messages in the inbox, which is empty; wait a moment for them, at most till `deadline`.
+
+        If there are none afterwards, the caller waits for the loop.
+        """
+        pollers, bridge = self._pollers, self._bridge
+        try:
+            poller = pollers.pop()
+        except IndexError:
+            return  # another thread waits here already, or what a signal handler has interrupted
+        try:
+            going_on = True
+            while going_on and self.lent and not bridge.inbox:
+                if self._needed or not self._pieces:
+                    patience = _PATIENCE if deadline is None else min(_PATIENCE, max(0.0, deadline - monotonic()))
+                    if not poller.poll(patience * 1000):
+                        return
+                with self._wire:
+                    going_on = self._advance()
+            if self._pieces:
+                self._sweep.left.append(self)
+        finally:
+            pollers.append(poller)
+
+    def _advance(self) -> bool:
+        """Take a step from the socket to the inbox; False if the loop must. With `wire` held."""
+        if not self.lent or self._bridge.inbox or self._reading:
+            return False
+        self._reading = True
+        try:
+            if self._needed or not self._pieces:
+                if not self._transport.read_now(self._pieces):
+                    return False
+                if not self._pieces or (self._needed and sum(map(len, self._pieces)) < self._needed):
+                    return True
+                self._needed = 0
+            return self._parse()
+        except (BlockingIOError, InterruptedError):
+            return True  # somebody else was faster
+        except OSError as error:
+            self._error = error
+            return False
+        finally:
+            self._reading = False
+
+    def _parse(self) -> bool:
+        """Move the next whole messages to the inbox, or find out how much lacks; False if what comes is not for us."""
+        pieces, position, bridge = self._pieces, self._position, self._bridge
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        size = len(data)
+        messages: list[str | bytes] = []
+        end = self._lane.take_whole(data, position, min(size - 1, position + _PIECE), messages)
+        if not messages:
+            return self._measure(data, position)
+        inbox, rest = deque(messages), [] if end == size else [data]
+        start = 0 if end == size else end
+        count = bridge.messages_received + len(messages)
+        # Assignments in a row, which nothing interrupts: the messages are still bytes, or they are in the inbox.
+        self._pieces = rest
+        self._position = start
+        self.reads += 1
+        bridge.inbox = inbox
+        bridge.messages_received = count
+        bridge.written_at = 0.0  # what is sent now may be the answer, and goes out at once
+        bridge.wake_receivers()
+        return True
+
+    def _measure(self, data: bytes, position: int) -> bool:
+        bounds = self._lane.bounds(data, position) if position < len(data) else None
+        if bounds is None or bounds[1] - position > MAX_FRAME:
+            return False
+        self._needed = bounds[1] if bounds[1] > len(data) else 0
+        return self._needed > 0

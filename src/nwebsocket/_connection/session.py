@@ -1,0 +1,460 @@
+"""One connection's life in the loop: open, read, answer, close; `run()` is the one place that ends it.
+
+    run() ── Opening.run() ── transport, protocol      (with a deadline; cancelled by close())
+       └──── Intake.run()     socket -> protocol -> bridge.deliver(); waits while the inbox is full
+             write()          what user threads have not written themselves; a task waits while the socket is full
+             _tick()          a timer: pings, the deadlines of closing, and a close() that has told nobody
+
+Everything here runs on the loop thread; user threads reach it through the bridge's commands. An idle connection is one
+task, which waits for the socket, and one timer.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+from .._base.clock import monotonic
+from .._base.log import log
+from .._base.logger import repr_of
+from .._network.tls import in_words
+from .._network.transport import Transport
+from .._protocol.connection import PeerClose, Protocol
+from .._protocol.keepalive import Keepalive
+from .._protocol.response import Response
+from .._threads import the_loop
+from .._threads.loop_thread import Timer
+from .._threads.safe_curio import CancelledError, Task, current_task, spawn
+from ..events import EventType
+from ..exceptions import Cancelled, ConnectionLost, KeepaliveTimeout, ProtocolError, Side, WebSocketError
+from ..options import Options
+from .bridge import Bridge, Ending, describe
+from .callbacks import Callbacks
+from .intake import Intake
+from .opening import Opening
+from .writer import Writer
+
+LINGER = 1.0
+"""Seconds to wait for the server to end the TCP connection once the Close frames are exchanged (RFC 6455 7.1.1)."""
+
+LISTENER_PATIENCE = 0.25
+"""Seconds for a handler to be set, or the error to be raised to somebody, before a failure is logged."""
+
+
+class Session:
+    """One connection, on the loop thread."""
+
+    def __init__(self, bridge: Bridge, callbacks: Callbacks, opening: Opening, options: Options) -> None:
+        self._bridge = bridge
+        self._callbacks = callbacks
+        self.where = opening.where  # for errors
+        self._options = options
+        # Until the connection is open, or that has failed.
+        self._opening: Opening | None = opening
+        self._trace = bridge.trace
+        self._transport: Transport | None = None
+        self._protocol: Protocol | None = None
+        # Set with these two, when the connection opens.
+        self._writer: Writer
+        self._intake: Intake
+
+        self._task: Task  # the one that is in run()
+        self._is_opening = False  # it is inside Opening.run()
+        self._serving = False  # ... or inside Intake.run()
+        # What user threads may read.
+        self.response: Response | None = None
+        self.subprotocol = ""
+        self.extensions = ""
+        self.keepalive = Keepalive(options.ping_interval, options.ping_timeout, monotonic())
+
+        self._write_task: Task | None = None  # waits until the socket takes more
+        self._waits_to_write = False
+        self._write_failed = False
+        self._timer: Timer | None = None
+        self._received_before = 0  # bytes, when the timer came last
+        # When opening, or closing, is given up; None while the connection is open.
+        self._deadline: float | None = None
+        self._given_up = False
+        self._peer_close: PeerClose | None = None
+        self._error: WebSocketError | None = None
+        # Nothing more is expected of the peer but the end of the stream; what still comes is thrown away.
+        self.draining = False
+        self._shut_down = False  # we have said that nothing more will be sent
+
+    # ---- any thread
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes on the wire that the operating system has taken."""
+        return 0 if self._transport is None else self._transport.sent
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes on the wire that have come."""
+        return 0 if self._transport is None else self._transport.received
+
+    def after_fork_in_child(self) -> None:
+        """Close the child's copy of the socket; the parent's is untouched."""
+        if self._opening is not None:
+            self._opening.abandon()
+        if self._transport is not None:
+            self._transport.close_inherited()
+
+    # ---- life
+
+    async def run(self) -> None:
+        """The whole life of the connection."""
+        self._task = await current_task()
+        try:
+            await self._open_within_limits()
+            await self._serve()
+        except WebSocketError as error:
+            self._error = error
+        except CancelledError:
+            if not self._given_up:
+                self._error = self._error or ConnectionLost("the loop thread has ended")
+        except Exception as error:
+            log.exception("internal error")
+            self._error = ConnectionLost(f"internal error: {repr_of(error)}")
+        self._task.allow_cancel = False  # as disable_cancellation() does, which would ask the kernel for the task
+        await self._end()
+
+    async def _open_within_limits(self) -> None:
+        """Raise ConnectionFailed or one of its kind unless the connection is open afterwards."""
+        opening, self._is_opening = self._opening, True
+        assert opening is not None
+        try:
+            if self._bridge.close_request is None:
+                if self._options.open_timeout is not None:
+                    self._deadline = monotonic() + self._options.open_timeout
+                    await self.arm()
+                await opening.run()
+                self._opened(opening)
+        except CancelledError:
+            if not self._given_up and self._bridge.close_request is None:
+                raise
+        finally:
+            self._is_opening = False
+            self._deadline = None
+            self._opening = None
+            self.where = opening.where
+            opening.abandon()
+        if self._given_up and self._bridge.close_request is None:
+            # Also if it has succeeded at the very last moment: the cancellation is on its way.
+            raise opening.timed_out()
+        if not self._bridge_opened():
+            raise Cancelled("close() was called before the connection was open")
+
+    def _opened(self, opening: Opening) -> None:
+        self._transport, self._protocol = opening.transport, opening.protocol
+        assert self._protocol is not None
+        assert self._transport is not None
+        self._writer = self._bridge.writer = Writer(self._bridge, self._protocol, self._transport)
+        self._intake = self._bridge.intake = Intake(
+            self, self._bridge, self._callbacks, self._options, self._transport, self._protocol, self._writer
+        )
+        self.response = self._protocol.response
+        self.subprotocol = self._protocol.subprotocol
+        self.extensions = self._protocol.extensions
+        self._trace("=", f"open, extensions: {self.extensions or 'none'}")
+
+    def _bridge_opened(self) -> bool:
+        with self._bridge.lock:
+            if self._protocol is None or not self._bridge.opened():
+                return False
+            self._callbacks.happened("open")
+        self._callbacks.notify()
+        return True
+
+    async def _serve(self) -> None:
+        """Read to the end, write, and keep time."""
+        self.keepalive.heard(monotonic())
+        self._serving = True
+        assert self._transport is not None
+        self._transport.on_unsent = lambda: self._bridge.post(self.flush)
+        try:
+            await self.arm()
+            await self._intake.run()
+        except OSError as error:
+            self._lost(error)
+        finally:
+            self._serving = False
+
+    def _lost(self, error: OSError) -> None:
+        if self._error is None and self._peer_close is None:
+            kind = "TLS failed" if isinstance(error, ssl.SSLError) else "the connection was lost"
+            self._error = ConnectionLost(f"{kind}: {in_words(error)}", closed_first=self._closed_first)
+            self._error.__cause__ = error
+
+    async def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._write_task is not None:
+            await self._write_task.cancel()
+        ending = self._ending()
+        if self._trace.on:
+            self._trace("!" if ending.error else "=", f"ended: {describe(ending)}")
+            self._trace("=", f"sent {self._bridge.messages_sent} messages, received {self._bridge.messages_received}")
+        if self._transport is not None:
+            await self._close_transport()
+        if self._protocol is not None:
+            self._protocol.release()
+        self._conclude(ending)
+
+    def _conclude(self, ending: Ending) -> None:
+        conclude(self._bridge, self._callbacks, ending, self.where)
+
+    @property
+    def _closed_first(self) -> Side | None:
+        """Who sent the first Close frame."""
+        if self._protocol is not None and (self._writer.closed or self._protocol.failed):
+            return "client"
+        return None if self._peer_close is None else "server"
+
+    def _ending(self) -> Ending:
+        if self._error is None and self._peer_close is None:
+            self._error = ConnectionLost(
+                "the server ended the connection without a Close frame", closed_first=self._closed_first
+            )
+        if self._error is not None:
+            self._error.args = (f"{self.where}: {self._error}",)
+            return Ending(1006, "", False, self._closed_first, self._error)
+        assert self._peer_close is not None
+        clean = self._protocol is not None and self._protocol.close_sent
+        return Ending(self._peer_close.code, self._peer_close.reason, clean, self._closed_first, None)
+
+    async def _close_transport(self) -> None:
+        assert self._transport is not None
+        self._writer.close()
+        if self._shut_down:
+            await self._transport.close()
+        else:
+            await self._transport.abort()
+
+    # ---- writing
+
+    async def flush(self) -> None:
+        """A user thread has accepted messages, or has left some to us (command)."""
+        bridge = self._bridge
+        bridge.flush_comes = False
+        if self._serving:
+            writer = self._writer
+            if bridge.outgoing or bridge.taken or not writer.idle:
+                await self.write()
+            writer.count_again()
+
+    async def write(self) -> None:
+        """Write what waits, and see to what is left."""
+        try:
+            await self._write()
+        except OSError:
+            raise
+        except Exception as error:  # no memory for a frame, say: what waits would wait for ever
+            if await current_task() is self._task:
+                raise  # run() sees to it
+            log.exception("internal error")
+            self._error = self._error or ConnectionLost(f"internal error: {repr_of(error)}")
+            await self._give_up()
+
+    async def _write(self) -> None:
+        writer, transport = self._writer, self._transport
+        assert transport is not None
+        if self._waits_to_write:
+            return
+        sent = transport.sent
+        done = not writer.stuck and writer.write()
+        while done and self._say_goodbye():
+            done = writer.write()
+        if self._deadline is not None:
+            await self._closing_goes_on(progress=transport.sent > sent)
+        if writer.error is not None:
+            await self._writing_failed()
+        elif not done:
+            await self._wait_to_write()
+        elif self._intake.waits_for_room and self._options.callbacks == "loop":
+            await self._intake.resume_reading()
+
+    async def _wait_to_write(self) -> None:
+        self._waits_to_write = True
+        if self._write_task is None:
+            self._write_task = await spawn(self._write_later, daemon=True)
+
+    async def _write_later(self) -> None:
+        """Write when the socket takes more; also when it does already, but it is the other connections' turn."""
+        assert self._transport is not None
+        while self._waits_to_write:
+            await self._transport.wait_writable()
+            self._writer.stuck = self._waits_to_write = False
+            await self.write()
+        self._write_task = None
+
+    # ---- closing
+
+    async def start_closing(self) -> None:
+        """close() was called (command)."""
+        if self._is_opening:
+            await self._task.cancel(blocking=False)
+        elif self._serving:
+            if self._deadline is None:
+                self._deadline = monotonic() + self._options.close_timeout
+            await self._intake.resume_reading()
+            await self._intake.read_again()
+            await self.write()
+            await self.arm()
+
+    async def drain(self, close: PeerClose | None, failure: ProtocolError | None) -> None:
+        """Nothing is left to hear, and only our Close frame to say: then the server should end the connection."""
+        self._peer_close = close
+        self._error = failure or self._error
+        self.draining = True
+        self._deadline = monotonic() + self._options.close_timeout
+        await self.write()
+        await self.arm()
+
+    def _say_goodbye(self) -> bool:
+        """All messages are out. If that was to be all: queue the Close frame, or half-close the stream after it.
+
+        Returns whether there is something new to write.
+        """
+        protocol, transport, request = self._protocol, self._transport, self._bridge.close_request
+        assert protocol is not None
+        assert transport is not None
+        with transport.wire:
+            if protocol.can_send:
+                if self._bridge.has_outgoing():
+                    return False
+                if protocol.failed:
+                    transport.send(protocol.fail())
+                elif request is not None:
+                    transport.send(protocol.close(*request))
+                else:
+                    return False
+                self._writer.closed = True
+                return True
+            if self.draining and not self._shut_down:
+                self._shut_down = True
+                self._deadline = None
+                if not transport.has_ended():  # else closing the socket says it
+                    transport.shutdown()
+                    self._deadline = monotonic() + LINGER
+        return False
+
+    async def _closing_goes_on(self, *, progress: bool) -> None:
+        if progress and not self._shut_down:
+            self._deadline = monotonic() + self._options.close_timeout
+        await self.arm()
+
+    async def _writing_failed(self) -> None:
+        """What the server has sent before may still be there to read, its Close frame above all."""
+        if not self._write_failed:
+            self._write_failed = True
+            self._deadline = monotonic() + LINGER
+            await self._intake.resume_reading()  # it may have waited for what will never be written
+            await self.arm()
+
+    async def _closing_timed_out(self, now: float) -> None:
+        if self._write_failed and self._intake.waits_for_room:
+            # What the server sent before it vanished still waits behind a full inbox.
+            self._deadline = now + LINGER
+            return
+        writer = self._writer
+        if self._write_failed and not self.draining:
+            assert writer.error is not None
+            self._lost(writer.error)
+        elif not self.draining:
+            self._error = ConnectionLost(self._unanswered(), closed_first="client")
+        await self._give_up()
+
+    async def _give_up(self) -> None:
+        """Have run() go to the end."""
+        self._given_up = True
+        self._deadline = None
+        await self._task.cancel(blocking=False)
+
+    def _unanswered(self) -> str:
+        within = f"within close_timeout={self._options.close_timeout:g} s"
+        if unsent := self._bridge.buffered:
+            return f"the server took none of the {unsent:,} bytes still to be sent before the Close frame {within}"
+        return f"the server did not answer the Close frame {within}"
+
+    # ---- time
+
+    async def arm(self) -> None:
+        """Have _tick() called when the next deadline has come, or before."""
+        due = self._deadline if self._deadline is not None else self._next_look()
+        if due is None or self._given_up or (self._timer is not None and self._timer.when <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = await the_loop.current().call_at(due, self._tick)
+
+    def _next_look(self) -> float | None:
+        """When to look at the open connection again: at keepalive's deadline, or for a close() that has told nobody."""
+        due = self.keepalive.deadline()
+        if not self._bridge.loop_looks:
+            return due
+        look = monotonic() + self._options.close_timeout
+        return look if due is None else min(due, look)
+
+    async def _tick(self) -> None:
+        """Look whether a deadline has come (timer)."""
+        self._timer = None
+        if self._is_opening:
+            await self._give_up()
+        if not self._serving:
+            return
+        now = monotonic()
+        self._hear_of_lent(now)
+        if self._deadline is None and self._bridge.close_request is not None:
+            self._deadline = self._bridge.close_requested_at + self._options.close_timeout
+        if self._deadline is not None:
+            if now >= self._deadline:
+                await self._closing_timed_out(now)
+        elif (due := self.keepalive.due(now)) == "dead":
+            self._error = KeepaliveTimeout(self.keepalive.silence)
+            await self._give_up()
+        elif due == "ping":
+            await self._send_ping(self.keepalive.keepalive_ping(now))
+        await self.arm()
+
+    def _hear_of_lent(self, now: float) -> None:
+        """While a thread in recv() reads, what it has read is life, too."""
+        reader, transport = self._bridge.reader, self._transport
+        if transport is not None and transport.received != self._received_before:
+            self._received_before = transport.received
+            if reader is not None and reader.lent:
+                self.keepalive.heard(now)
+
+    async def ping(self, waiting: list[float]) -> None:
+        """Send a ping; the latency is appended to `waiting` when it is answered (command)."""
+        if not self._serving:
+            return
+        await self._send_ping(self.keepalive.ping(monotonic(), waiting))
+
+    async def _send_ping(self, payload: bytes) -> None:
+        assert self._protocol is not None
+        assert self._transport is not None
+        with self._transport.wire:
+            if not self._protocol.can_send:
+                return
+            self._transport.send(self._protocol.ping(payload))
+            self._bridge.pinged(payload)
+        self._trace(">", "ping")
+        await self.write()
+
+
+def conclude(bridge: Bridge, callbacks: Callbacks, ending: Ending, where: str) -> None:
+    """Nothing will follow: tell everybody, and if nobody hears of a failure, the log."""
+    unsent = bridge.buffered
+    if unsent and ending.code != 1006:
+        log.warning("%s: closed (%s) before %d bytes could be sent", where, describe(ending), unsent)
+    heard = ending.error is None or bridge.somebody_waits() or any(map(callbacks.has_handler, ("error", "close")))
+    events: tuple[EventType, ...] = ("error", "close") if ending.error else ("close",)
+    bridge.ended(ending, lambda: callbacks.happened(*events))
+
+    def warn_if_unheard() -> None:
+        if not bridge.error_raised and callbacks.end_unheard():
+            log.warning("%s", ending.error)
+
+    if not heard and not isinstance(ending.error, Cancelled):
+        bridge.call_later(LISTENER_PATIENCE, warn_if_unheard)
+    callbacks.ended()

@@ -1,0 +1,1 @@
+"""Names to byte streams: TCP, TLS, proxies. It knows no frame."""

@@ -1,0 +1,498 @@
+"""Bytes to messages and back: one client connection of RFC 6455, without any input or output.
+
+    Request ──> handshake() ──> bytes          bytes ──> receive_response() ──> Response, or HandshakeError
+    message(), ping(), close() ──> bytes       bytes ──> receive() ──> Received: messages, pongs, answers, the end
+
+1. Nothing in here knows a socket, a thread or a clock; only this, `handshake.py` and `deflate.py` know wsproto.
+2. No method may be called while another one runs in a second thread: the caller sees to it. Only plain_close() may,
+   and `close_sent` may become true at any time.
+3. wsproto parses and builds. What it leaves unchecked is checked here: the head of the server's answer before wsproto
+   gets it (`handshake.py`), the size of messages and frames through its hooks for extensions (`_FrameGuard`).
+4. Plain messages on their way in, which are most, pass wsproto by (`fast_lane.py`), and so does a plain handshake
+   (`plain_handshake.py`); nobody can tell but by the time.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from wsproto import events
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.extensions import Extension
+from wsproto.frame_protocol import (
+    LOCAL_ONLY_CLOSE_REASONS,
+    CloseReason,
+    FrameDecoder,
+    FrameProtocol,
+    Opcode,
+    RsvBits,
+)
+
+from ..close_codes import CloseCode
+from ..exceptions import (
+    ConnectionClosed,
+    HandshakeError,
+    InvalidArgument,
+    InvalidStateError,
+    MessageTooBig,
+    ProtocolError,
+)
+from .compression import DEFAULT
+from .deflate import DeflateExtension
+from .fast_lane import ENABLED, FastLane
+from .faults import in_words
+from .framing import close_frame, pong_frame
+from .handshake import Opening, Request
+from .response import Response
+
+__all__ = ["PeerClose", "Protocol", "Received"]
+
+MAX_FRAGMENTS = 131_072
+MAX_CONTROL_BYTES = 125  # as any control frame may carry (RFC 6455 section 5.5)
+
+_CHUNK = 4 * 1024  # bytes given to wsproto at once: it copies all the rest of them after each frame
+_CHUNKS = 4  # ... and after so many, receive_some() returns
+_FRAMES = 256  # ... and after so many frames, some milliseconds
+_TURNS = 64  # ... and after so many turns from the lane to wsproto and back
+_MUCH = 2**20  # ... and after so many bytes of messages: a chunk may inflate to a thousand times as much
+
+_NO_BITS = RsvBits(False, False, False)
+
+# The codes of which wsproto makes nothing else: the registered ones that it knows, and those for applications.
+_PLAIN_CLOSE_CODES = frozenset({*CloseReason, *range(3000, 5000)}.difference(LOCAL_ONLY_CLOSE_REASONS))
+
+
+class PeerClose(NamedTuple):
+    """The server's Close frame: its code (1005 if it had none) and its reason."""
+
+    code: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Received:
+    """What one receive() brought; the messages came before the close or the failure.
+
+    ``messages``  whole messages, in order
+    ``pongs``     the payloads of the pongs that came
+    ``replies``   the Pongs to send back, one for each Ping, in order: before anything that is sent later
+    ``goodbye``   the Close frame to send back, or b""
+    ``close``     the server's Close frame
+    ``failure``   how the server broke the protocol
+    """
+
+    # No default_factory for the lists: it would take as long as all the rest of a small message's parsing.
+    messages: list[str | bytes]
+    pongs: list[bytes]
+    replies: list[bytes] | None = None
+    goodbye: bytes = b""
+    close: PeerClose | None = None
+    failure: ProtocolError | None = None
+
+    @property
+    def answer(self) -> bytes:
+        """All that is to be sent back."""
+        return b"".join(self.replies or ()) + self.goodbye
+
+
+class Protocol:
+    """One connection, from the opening handshake to the closing one.
+
+    ``fast_lane``  whether what is plain passes wsproto by
+    """
+
+    def __init__(self, request: Request, *, fast_lane: bool = ENABLED) -> None:
+        self._deflate = DeflateExtension(request.compression or DEFAULT, request.max_size)
+        self._guard = _FrameGuard(request.max_size)
+        self._opening = Opening(request, self._deflate, fast_lane=fast_lane)
+        self._open = False
+        self._connection: Connection | None = None  # wsproto's side, made when it is needed: it takes 2 KiB
+        self._max_size = request.max_size
+        self._fast_lane = fast_lane
+        self.lane: FastLane | None = None  # there is one as soon as the connection is open
+        self._for_wsproto = self._unread = b""  # what has come and is not parsed yet; the former is before the latter
+        self.unfinished = False
+        """Whether receive_some() has not parsed all: then call it again, with b"" or more, when there is room."""
+        self._failed_with: events.CloseConnection | None = None
+        self._interrupted = False  # wsproto has been given what it has not parsed yet
+        self._room = 0  # how many bytes of messages may still come of this receive()
+        self._text: io.StringIO | None = None  # the fragments of a text message under way
+        self._bytes: io.BytesIO | None = None  # ... or those of a binary one
+        self.can_send = False
+        """Whether messages may be sent: the connection is open and no Close frame has gone either way."""
+        self.close_sent = False
+        self.close_received = False
+        self.failed = False
+
+    def release(self) -> None:
+        """Let go of all buffers: nothing will come or go any more, and the user may keep the socket for long."""
+        self._deflate.release()
+        self._text = self._bytes = None
+
+    @property
+    def response(self) -> Response | None:
+        """The server's answer to the handshake, once its head has come; also when it is a refusal."""
+        return self._opening.response
+
+    @property
+    def subprotocol(self) -> str:
+        """The sub-protocol that the server chose, or ""."""
+        return self._opening.subprotocol
+
+    @property
+    def extensions(self) -> str:
+        """The extensions in use as the server wrote them, or ""."""
+        return self._opening.extensions
+
+    def handshake(self) -> bytes:
+        """Return the bytes of the request; to be called once, before anything else.
+
+        Raises InvalidArgument if a value cannot stand in an HTTP request.
+        """
+        return self._opening.request()
+
+    def receive_response(self, data: bytes) -> bool:
+        """Take in bytes of the server's answer, b"" at the end of the stream (RFC 6455 section 4.1).
+
+        Returns True once the connection is open, and then wants a ``receive(b"")``: frames may have come in the same
+        packet. False asks for more. Raises HandshakeError if the server refuses or its answer is wrong.
+        """
+        trailing = self._opening.receive(data)
+        if trailing is None:
+            return False
+        self._open = self.can_send = True
+        if self._fast_lane:
+            self.lane = FastLane(self._max_size, trailing)
+        else:
+            self._for_wsproto = trailing
+        return True
+
+    def refusal(self) -> HandshakeError | None:
+        """Return the refusal so far, if the head of one has come but its body is not finished; else None."""
+        return self._opening.refusal()
+
+    def receive(self, data: bytes) -> Received:
+        """Take in bytes of the open connection, all of them. Whatever follows a Close frame or a failure is ignored.
+
+        Raises InvalidStateError before the handshake is finished.
+        """
+        received = self.receive_some(data)
+        while self.unfinished:
+            more = self.receive_some(b"")
+            received.messages += more.messages
+            received.pongs += more.pongs
+            if more.replies:
+                received.replies = (received.replies or []) + more.replies
+            received.goodbye, received.close, received.failure = more.goodbye, more.close, more.failure
+        if received.failure is not None:
+            received.goodbye = self.fail()
+        return received
+
+    def receive_some(self, data: bytes) -> Received:
+        """The same, but return after some milliseconds, or with more than some messages: see `unfinished`.
+
+        After a failure the caller calls fail().
+        """
+        received = Received([], [])
+        if self.close_received or self.failed:
+            return received
+        lane, messages = self.lane, received.messages
+        if self.unfinished:
+            data = self._unread + data
+            self._unread, self.unfinished = b"", False
+        if lane is None or self._for_wsproto or self._interrupted:
+            if lane is None:
+                data, self._for_wsproto = b"", self._for_wsproto + data
+            if not self._parse(b"", received):
+                self._leave_unread(data)
+                return received
+        if lane is None:
+            return received
+        if lane.held:
+            data, lane.held = lane.held + data, b""
+        position, turns = lane.take(data, 0, messages), 0
+        while position < len(data):
+            if turns == _TURNS or (turns and len(messages) > _FRAMES):
+                self._leave_unread(data[position:])
+                break
+            turns += 1
+            close = lane.close_payload(data, position)
+            if close is not None and self._on_plain_close(close, received):
+                break
+            others, position = lane.leave(data, position)
+            if not self._parse(others, received):
+                self._leave_unread(data[position:])
+                break
+            position = lane.take(data, position, messages)
+        return received
+
+    def _leave_unread(self, data: bytes) -> None:
+        self._unread = data
+        self.unfinished = not (self.close_received or self.failed)
+
+    def message(self, payload: str | bytes, *, fin: bool = True) -> bytes:
+        """Return the frame of a message, or of a fragment of one: all but the last with ``fin=False``.
+
+        Raises UnicodeEncodeError for a text with a lone surrogate, TypeError if the fragments of one message are not
+        all text or all binary, ConnectionClosed after a Close frame, InvalidStateError before the handshake.
+        """
+        if isinstance(payload, str):
+            return self._send(events.TextMessage(payload, message_finished=fin))
+        return self._send(events.BytesMessage(payload, message_finished=fin))
+
+    def ping(self, payload: bytes) -> bytes:
+        """Return a Ping frame with a payload of at most 125 bytes (RFC 6455 section 5.5.2).
+
+        Raises InvalidArgument for a longer one; ConnectionClosed and InvalidStateError as message() does.
+        """
+        if len(payload) > MAX_CONTROL_BYTES:
+            raise InvalidArgument(f"a ping carries at most {MAX_CONTROL_BYTES} bytes, not {len(payload)}")
+        return self._send(events.Ping(payload))
+
+    def close(self, code: int | None, reason: str) -> bytes:
+        """Return a Close frame, or b"" if none may be sent any more (or yet).
+
+        ``code``    a code that may stand in a frame; None for none, but 1000 if there is a reason
+        ``reason``  at most 123 bytes in UTF-8; see close_codes.check_close()
+        """
+        if not self.can_send:
+            return b""
+        frame = self.plain_close(code, reason)
+        if frame is not None:
+            self.close_sent, self.can_send = True, False
+            return frame
+        if code is None:
+            code = CloseReason.NORMAL_CLOSURE if reason else CloseReason.NO_STATUS_RCVD
+        return self._send_close(events.CloseConnection(code, reason))
+
+    def plain_close(self, code: int | None, reason: str) -> bytes | None:
+        """Return what close() would return, if that needs no wsproto: then any thread may ask. It changes nothing: who
+        sends it, sets `close_sent` and `can_send`.
+        """
+        payload = _plain_close(code, reason) if self.lane is not None else None
+        return None if payload is None else close_frame(payload)
+
+    def _established(self) -> Connection:
+        if not self._open:
+            raise InvalidStateError("the opening handshake is not finished")
+        if self._connection is None:
+            self._connection = Connection(ConnectionType.CLIENT, [self._deflate, self._guard])
+        return self._connection
+
+    def _parse(self, data: bytes, received: Received) -> bool:
+        """Take in bytes through wsproto; return whether more may follow in this receive()."""
+        connection = self._established()
+        data, self._for_wsproto = self._for_wsproto + data, b""
+        self._room, frames = _MUCH, 0
+        position, end = 0, min(len(data), _CHUNKS * _CHUNK)
+        while position < end or self._interrupted:
+            if not self._interrupted:
+                connection.receive_data(data[position : position + _CHUNK])
+                position += _CHUNK
+            self._interrupted = False
+            for event in connection.events():
+                self._HANDLERS[type(event)](self, event, received)
+                frames += 1
+                if frames == _FRAMES or self._room <= 0:
+                    self._interrupted = True  # wsproto has more, of this chunk
+                    break
+            if self.close_received or self.failed:
+                return False
+            if self._interrupted:
+                break
+        self._for_wsproto = data[position:]
+        return not (self._for_wsproto or self._interrupted)
+
+    def _send(self, event: events.Event) -> bytes:
+        connection = self._established()
+        if not self.can_send:
+            raise ConnectionClosed("the connection is closing: nothing can be sent after a Close frame")
+        return connection.send(event)
+
+    def _send_close(self, event: events.CloseConnection) -> bytes:
+        self.close_sent, self.can_send = True, False
+        return self._established().send(event)
+
+    def _on_text(self, event: events.TextMessage, received: Received) -> None:
+        self._room -= len(event.data)
+        if self._text is None:
+            if event.message_finished:
+                received.messages.append(event.data)
+                return
+            self._text = io.StringIO()
+        self._text.write(event.data)
+        if event.message_finished:
+            received.messages.append(self._text.getvalue())
+            self._text = None
+
+    def _on_bytes(self, event: events.BytesMessage, received: Received) -> None:
+        self._room -= len(event.data)
+        if self._bytes is None:
+            if event.message_finished:
+                received.messages.append(bytes(event.data))
+                return
+            self._bytes = io.BytesIO()
+        self._bytes.write(event.data)
+        if event.message_finished:
+            received.messages.append(self._bytes.getvalue())
+            self._bytes = None
+
+    def _on_ping(self, event: events.Ping, received: Received) -> None:
+        if self.can_send:
+            if received.replies is None:
+                received.replies = []
+            plain = self.lane is not None
+            received.replies.append(
+                pong_frame(event.payload) if plain else self._established().send(event.response())
+            )
+
+    def _on_pong(self, event: events.Pong, received: Received) -> None:
+        received.pongs.append(bytes(event.payload))
+
+    def _on_plain_close(self, payload: bytes, received: Received) -> bool:
+        """Take in the payload of a Close frame, and answer with the same; False if it is wsproto's after all."""
+        close = _parsed_plain_close(payload)
+        if close is None:
+            return False
+        received.close = close
+        self.close_received, self.can_send = True, False
+        if not self.close_sent:
+            self.close_sent, self.can_send = True, False
+            received.goodbye = close_frame(payload)
+        return True
+
+    def _on_close(self, event: events.CloseConnection, received: Received) -> None:
+        # wsproto reports what it cannot parse as if the server had closed, but leaves its state as it was.
+        if self._established().state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
+            self._on_peer_close(event, received)
+        else:
+            self._on_failure(event, received)
+
+    def _on_peer_close(self, event: events.CloseConnection, received: Received) -> None:
+        if self._guard.close_code is not None:
+            event = events.CloseConnection(self._guard.close_code, event.reason)
+        received.close = PeerClose(int(event.code), event.reason or "")
+        self.close_received, self.can_send = True, False
+        if not self.close_sent:
+            received.goodbye = self._send_close(event.response())
+
+    def _on_failure(self, event: events.CloseConnection, received: Received) -> None:
+        found = self._deflate.fault or self._guard.fault
+        fault = found or in_words(event.reason or "", self._guard.received_code)
+        if event.code == CloseCode.MESSAGE_TOO_BIG:
+            received.failure = MessageTooBig(fault)
+        else:
+            received.failure = ProtocolError(f"the server broke the protocol: {fault}", sent_code=int(event.code))
+        self.failed = True
+        self._text = self._bytes = None
+        self._failed_with = events.CloseConnection(event.code, fault)
+
+    def fail(self) -> bytes:
+        """Return the Close frame that tells the server of a failure, or b"" if one has gone; nothing may follow it.
+
+        Handlers have heard the messages before the failure by then, and what they have sent goes out first.
+        """
+        self.can_send = False
+        if self.close_sent or self._failed_with is None:
+            return b""
+        return self._send_close(self._failed_with)
+
+    _HANDLERS: ClassVar[Mapping[type[events.Event], Callable[[Protocol, Any, Received], None]]] = {
+        events.TextMessage: _on_text,
+        events.BytesMessage: _on_bytes,
+        events.Ping: _on_ping,
+        events.Pong: _on_pong,
+        events.CloseConnection: _on_close,
+    }
+
+
+def _plain_close(code: int | None, reason: str) -> bytes | None:
+    """The payload of a Close frame that wsproto would make just the same, or None."""
+    if code is None and not reason:
+        return b""
+    code = CloseCode.NORMAL_CLOSURE if code is None else code
+    payload = code.to_bytes(2, "big") + reason.encode()
+    return payload if code in _PLAIN_CLOSE_CODES and len(payload) <= MAX_CONTROL_BYTES else None
+
+
+def _parsed_plain_close(payload: bytes) -> PeerClose | None:
+    """What the payload of the server's Close frame says, or None if wsproto is to judge it."""
+    if not payload:
+        return PeerClose(CloseCode.NO_STATUS_RECEIVED.value, "")
+    code = int.from_bytes(payload[:2], "big")
+    if code not in _PLAIN_CLOSE_CODES:
+        return None
+    try:
+        return PeerClose(code, payload[2:].decode())
+    except UnicodeDecodeError:
+        return None
+
+
+class _FrameGuard(Extension):
+    """What wsproto does not do about a frame, done in its hooks for extensions; it is never offered to the server.
+
+    ``fault``          after a frame was refused: what was wrong with it, for people
+    ``close_code``     the code of the server's Close, if it is one that wsproto does not know
+    ``received_code``  the code of the server's Close, whatever it is
+    """
+
+    name = "frame guard"
+
+    def __init__(self, max_size: int | None) -> None:
+        self.fault = ""
+        self.close_code: int | None = None
+        self.received_code = 0
+        self._max_size = max_size
+        self._opcode = Opcode.CONTINUATION  # of the frame under way
+        self._compressed = False  # is the message under way? Then `DeflateExtension` counts its bytes
+        self._size = 0  # bytes of the message under way, as announced by its frames so far
+        self._fragments = 0
+
+    def enabled(self) -> bool:
+        return True
+
+    def offer(self) -> bool:
+        return False
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        self._opcode = opcode
+        if not opcode.iscontrol():
+            if opcode is not Opcode.CONTINUATION:
+                self._compressed = rsv.rsv1
+                self._size = self._fragments = 0
+            self._size += payload_length
+            self._fragments += 1
+            self.fault = self._find_fault()
+        return CloseReason.MESSAGE_TOO_BIG if self.fault else _NO_BITS
+
+    def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes:
+        if self._opcode is not Opcode.CLOSE:
+            return data
+        self.received_code = int.from_bytes(data[:2], "big")
+        if self.received_code != CloseCode.BAD_GATEWAY:
+            return data
+        # 1014 was registered after wsproto's list was made, and wsproto takes it for a breach of the protocol: it is
+        # shown a code that it does not judge.
+        self.close_code = CloseCode.BAD_GATEWAY
+        return CloseCode.NORMAL_CLOSURE.to_bytes(2, "big") + data[2:]
+
+    def frame_inbound_complete(
+        self, proto: FrameDecoder | FrameProtocol, fin: bool
+    ) -> bytes | CloseReason | None:
+        # A continuation of nothing must not be added to the message before: the fast lane may have taken a later one.
+        if fin and not self._opcode.iscontrol():
+            self._compressed = False
+            self._size = self._fragments = 0
+        return None
+
+    def _find_fault(self) -> str:
+        if self._fragments > MAX_FRAGMENTS:
+            return f"the server sent a message of more than {MAX_FRAGMENTS:,} fragments"
+        if self._max_size is not None and self._size > self._max_size and not self._compressed:
+            return f"the server sent a message of {self._size:,} bytes or more; max_size allows {self._max_size:,}"
+        return ""

@@ -1,0 +1,208 @@
+"""permessage-deflate (RFC 7692) for wsproto, with the settings of `compression.py`, and the receiving side done anew.
+
+wsproto's own `PerMessageDeflate` compresses well, but what it does with the server's part is not fit for use:
+a control frame between the fragments of a compressed message breaks that message, decompression has no limit, a
+DEFLATE stream that the server ended is not followed by a new one, and the server's parameters are hardly checked.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+from wsproto.extensions import PerMessageDeflate
+from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
+
+from .compression import Deflate
+from .http import show
+
+_RSV1 = RsvBits(True, False, False)
+_FLAGS = ("server_no_context_takeover", "client_no_context_takeover")
+_WINDOWS = ("server_max_window_bits", "client_max_window_bits")
+_LARGEST = 15  # what a window parameter means by its absence
+_WINDOW_BITS = re.compile(r"[89]|1[0-5]")
+_MESSAGE_TAIL = b"\x00\x00\xff\xff"  # what the sender cut off the end of each message (RFC 7692 section 7.2.1)
+_PIECE = 4096  # bytes inflated at once, for what follows the end of a stream is copied each time
+
+
+class DeflateExtension(PerMessageDeflate):
+    """permessage-deflate of one client connection.
+
+    ``settings``  what to offer, and how to compress
+    ``max_size``  the largest message to inflate, in bytes; None for any
+    ``fault``     after a frame was refused: what was wrong with it, for people
+    """
+
+    def __init__(self, settings: Deflate, max_size: int | None) -> None:
+        super().__init__()
+        self.fault = ""
+        self._settings = settings
+        self._max_size = max_size
+        self._accepted = False
+        self._window_bits = _LARGEST
+        self._stream: zlib._Decompress | None = None  # made for its first byte: it takes 7 KiB
+        self._tail_due = False  # has the stream under way had any byte of the message under way?
+        self._compressed = False  # is the message under way?
+        self._inflating = False  # is the frame under way part of a compressed message?
+        self._size = 0  # inflated bytes of the message under way
+
+    def enabled(self) -> bool:
+        """Whether the server has accepted the offer."""
+        return self._accepted
+
+    def offer(self) -> str:
+        """The parameters to offer; by default those that browsers offer."""
+        settings = self._settings
+        bits = settings.client_max_window_bits
+        parameters = ["client_max_window_bits" if bits == _LARGEST else f"client_max_window_bits={bits}"]
+        if settings.server_max_window_bits is not None:
+            parameters.append(f"server_max_window_bits={settings.server_max_window_bits}")
+        parameters += [flag for flag in _FLAGS if getattr(settings, flag)]
+        return "; ".join(parameters)
+
+    def finalize(self, offer: str) -> None:
+        """Take over the parameters in the server's answer, ``offer``, by the rules of RFC 7692 section 7.1.
+
+        Raises ValueError that says which parameter is wrong and what was expected.
+        """
+        settings, parameters = self._settings, _parse_parameters(offer)
+        _check_granted(settings, parameters)
+        self.server_no_context_takeover = "server_no_context_takeover" in parameters
+        # What we offered about ourselves, the server may answer with more than that, or not at all: we keep our word.
+        self.client_no_context_takeover = (
+            settings.client_no_context_takeover or "client_no_context_takeover" in parameters
+        )
+        window_bits = min(settings.client_max_window_bits, _window_bits(parameters, "client_max_window_bits"))
+        # zlib cannot deflate with a window of 8 bits, but with 9 bits it never looks back farther than 250 bytes
+        # (MAX_DIST in its deflate.h), which a window of 8 bits holds: Chromium does the same.
+        self.client_max_window_bits = max(9, window_bits)
+        self._window_bits = _window_bits(parameters, "server_max_window_bits")
+        self._accepted = True
+
+    def frame_outbound(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, data: bytes, fin: bool
+    ) -> tuple[RsvBits, bytes]:
+        """Compress a frame's payload; wsproto does it, and drops the compressor if there is no context takeover."""
+        if self._compressor is None and opcode in (Opcode.TEXT, Opcode.BINARY):
+            settings = self._settings
+            self._compressor = zlib.compressobj(
+                settings.level, zlib.DEFLATED, -self.client_max_window_bits, settings.mem_level
+            )
+        return super().frame_outbound(proto, opcode, rsv, data, fin)
+
+    def release(self) -> None:
+        """Let go of the buffers, which nobody will need again."""
+        self._compressor = self._decompressor = self._stream = None
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        """Note whether this frame is compressed: the first frame of a message says it for all (RFC 7692 section 6)."""
+        if rsv.rsv1 and (opcode.iscontrol() or opcode is Opcode.CONTINUATION):
+            return self._refuse(CloseReason.PROTOCOL_ERROR, "RSV1 is set on a frame that does not begin a message")
+        if opcode in (Opcode.TEXT, Opcode.BINARY):
+            self._compressed = rsv.rsv1
+            self._size = 0
+            self._tail_due = False
+        self._inflating = self._compressed and not opcode.iscontrol()
+        return _RSV1
+
+    def frame_inbound_payload_data(
+        self, proto: FrameDecoder | FrameProtocol, data: bytes
+    ) -> bytes | CloseReason:
+        """Inflate what has come of a frame's payload."""
+        return self._inflate(data) if self._inflating else data
+
+    def frame_inbound_complete(
+        self, proto: FrameDecoder | FrameProtocol, fin: bool
+    ) -> bytes | CloseReason | None:
+        """Inflate what the end of a message still holds back."""
+        if not (fin and self._inflating):
+            return None
+        self._compressed = False  # a stray continuation belongs to no message
+        # After a message that ended together with its stream, a tail would be taken for the beginning of the next one.
+        rest = self._inflate(_MESSAGE_TAIL) if self._tail_due else b""
+        if self.server_no_context_takeover:
+            self._end_stream()
+        return rest
+
+    def _inflate(self, data: bytes) -> bytes | CloseReason:
+        inflated = bytearray()
+        position = 0
+        try:
+            while position < len(data):
+                if self._stream is None:
+                    self._stream = zlib.decompressobj(-self._window_bits)
+                piece = data[position : position + _PIECE]
+                inflated += self._stream.decompress(piece, self._room(len(inflated)))
+                if self._exceeds(len(inflated)):
+                    return self._too_big()
+                position += len(piece) - len(self._stream.unused_data)
+                self._tail_due = True
+                if self._stream.eof:
+                    self._end_stream()
+        except zlib.error as error:
+            return self._refuse(CloseReason.INVALID_FRAME_PAYLOAD_DATA, f"a compressed message is damaged: {error}")
+        self._size += len(inflated)
+        return bytes(inflated)
+
+    def _end_stream(self) -> None:
+        self._stream = None
+        self._tail_due = False
+
+    def _room(self, inflated: int) -> int:
+        """How many bytes zlib may give: one more than allowed shows that there are too many; 0 is any number."""
+        return 0 if self._max_size is None else self._max_size - self._size - inflated + 1
+
+    def _exceeds(self, inflated: int) -> bool:
+        return self._max_size is not None and self._size + inflated > self._max_size
+
+    def _too_big(self) -> CloseReason:
+        return self._refuse(
+            CloseReason.MESSAGE_TOO_BIG,
+            f"the server sent a compressed message of more than the {self._max_size:,} bytes that max_size allows",
+        )
+
+    def _refuse(self, code: CloseReason, fault: str) -> CloseReason:
+        self.fault = fault
+        return code
+
+
+def _check_granted(settings: Deflate, parameters: dict[str, str]) -> None:
+    """Raise ValueError unless the server does what the offer asked of it (RFC 7692 sections 7.1.1.1 and 7.1.2.1)."""
+    if settings.server_no_context_takeover and "server_no_context_takeover" not in parameters:
+        raise ValueError("permessage-deflate: server_no_context_takeover is missing; it had been asked for")
+    asked = settings.server_max_window_bits
+    if asked is not None and _window_bits(parameters, "server_max_window_bits") > asked:
+        came = parameters.get("server_max_window_bits", "missing")
+        raise ValueError(f"permessage-deflate: server_max_window_bits is {came}; at most {asked} had been asked for")
+
+
+def _window_bits(parameters: dict[str, str], name: str) -> int:
+    return int(parameters.get(name, _LARGEST))
+
+
+def _parse_parameters(answer: str) -> dict[str, str]:
+    parameters: dict[str, str] = {}
+    for item in answer.split(";")[1:]:
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if name in parameters:
+            raise ValueError(f"permessage-deflate: the parameter {name} came twice; once was expected")
+        parameters[name] = _parse_value(name, value if equals else None)
+    return parameters
+
+
+def _parse_value(name: str, value: str | None) -> str:
+    if name in _FLAGS:
+        if value is not None:
+            raise ValueError(f"permessage-deflate: {name} came with the value {show(value)}; none was expected")
+        return ""
+    if name not in _WINDOWS:
+        raise ValueError(f"permessage-deflate: unknown parameter {show(name)}; expected {', '.join(_FLAGS + _WINDOWS)}")
+    bits = value or ""
+    if len(bits) > 2 and bits[0] == bits[-1] == '"':
+        bits = bits[1:-1]
+    if not _WINDOW_BITS.fullmatch(bits):
+        came = "no value" if value is None else f"the value {show(value)}"
+        raise ValueError(f"permessage-deflate: {name} came with {came}; a whole number from 8 to 15 was expected")
+    return bits
