@@ -1,7 +1,7 @@
 """What goes wrong between a client and the world, and what the user sees: the table of the README, from real runs.
 
-    python tests/failures.py           print the table
-    python tests/failures.py --write   put it into the README
+    python tests/support/failures.py           print the table
+    python tests/support/failures.py --write   put it into the README
 
 A case is a peer, the client's options, and what the user does once the connection is open. `run_case()` opens a
 WebSocket against it as a user would, and gives the row of the table. What differs from run to run is written as PORT,
@@ -29,7 +29,7 @@ from peers import BINARY, CLOSE, CONTINUATION, LIMIT, PING, TEXT, Peer, RawServe
 
 from nwebsocket import CloseEvent, ConnectionClosed, ProtocolError, WebSocket, WebSocketError
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- failures -->", "<!-- /failures -->"
 HEAD = "| what happens | what the user sees | the message |\n| --- | --- | --- |\n"
 

@@ -52,7 +52,7 @@ GREETING = peers.text(json.dumps({"type": "message", "data": "welcome"}))
 
 def chat_protocol() -> Any:
     """Return the class ChatProtocol as the README has it, word for word."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     (block,) = (block for block in blocks if "class ChatProtocol" in block)
     definition, _, _ = block.partition("\nchat = ")

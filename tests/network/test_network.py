@@ -1,6 +1,6 @@
 """Bad networks: addresses that lead nowhere, links that are cut, that lose packets, that go away and come back.
 
-The client is a process of its own at the far end of a network.Link. `pytest -s` shows how long all took.
+The client is a process of its own at the far end of a bad_network.Link. `pytest -s` shows how long all took.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import network
+import bad_network
+import numbered
 import pytest
 import websockets.exceptions
-from network import HOST, PORT, SERVER_IPV4, SERVER_IPV6, Client, Link
+from bad_network import HOST, PORT, SERVER_IPV4, SERVER_IPV6, Client, Link
 from peers import Connection, Peer, RawServer, close_frame, echo_server
 
 slow = pytest.mark.slow
 
-NUMBERED = Path(__file__).parent / "servers" / "numbered.py"
 
 KEEPALIVE = {"ping_interval": 0.5, "ping_timeout": 0.5}
 CLOSE_TIMEOUT = 0.5
@@ -37,7 +37,7 @@ ATTEMPT_DELAY = 0.25
 
 @pytest.fixture
 def link(tmp_path: Path) -> Iterator[Link]:
-    if reason := network.missing():
+    if reason := bad_network.missing():
         pytest.skip(reason)
     with Link(tmp_path) as link:
         yield link
@@ -94,7 +94,7 @@ def test_a_dead_ipv6_address_beside_a_live_ipv4_one(link: Link) -> None:
     link.ipv6.close()
     with echo_server(host=link.ipv4):
         loading, _ = connect_twice(link)  # IPv6 is refused at once
-        link.drop = network.ipv6
+        link.drop = bad_network.ipv6
         cold, warm = connect_twice(link)
     assert cold - loading < ATTEMPT_DELAY + 0.12
     assert warm < 0.5
@@ -190,7 +190,7 @@ def test_a_link_that_is_cut_while_send_waits(link: Link, size: int) -> None:
     assert told["blocked"] > KEEPALIVE["ping_timeout"]
 
 
-def cut_after(link: Link, packets: int) -> network.Drop:
+def cut_after(link: Link, packets: int) -> bad_network.Drop:
     """Cut the link once it has carried so many packets."""
 
     def drop(packet: bytes) -> bool:
@@ -310,7 +310,7 @@ def test_nothing_is_lost_when_the_link_comes_back(link: Link) -> None:
 
     def go_away(messages: int) -> None:
         if messages == options["count"] / 2:
-            link.drop = network.everything_for(0.6)
+            link.drop = bad_network.everything_for(0.6)
 
     told = check_echoed(link, options, go_away)
     assert told["silence"] > 2 * options["ping_interval"]  # a ping was due, and was not answered at once
@@ -319,7 +319,7 @@ def test_nothing_is_lost_when_the_link_comes_back(link: Link) -> None:
 @slow
 def test_a_slow_link_that_loses_packets(link: Link) -> None:
     count = 100_000
-    link.delay, link.drop = 0.2, network.some(0.01)
+    link.delay, link.drop = 0.2, bad_network.some(0.01)
     options = {"count": count, "window": count, "max_queue": count, "compression": None}
     told = check_echoed(link, options, lambda messages: None)
     assert told["latency"] > 2 * link.delay
@@ -425,7 +425,7 @@ def test_a_stream_goes_on_whenever_a_cut_link_comes_back(link: Link) -> None:
             hear_until(client, "hundred")
             link.cut()
             hear_until(client, "close")
-            link.drop = network.nothing
+            link.drop = bad_network.nothing
         hear_until(client, "open")
         told = hear_until(client, "end")
     assert check_stream(numbers.received, count, 2, told) > 0, "what was sent into the dead connections"
@@ -434,7 +434,7 @@ def test_a_stream_goes_on_whenever_a_cut_link_comes_back(link: Link) -> None:
 @slow
 def test_a_server_that_is_killed_behind_a_slow_link_that_loses_packets(link: Link, tmp_path: Path) -> None:
     count, log = 1500, tmp_path / "received"
-    link.delay, link.drop = 0.2, network.some(0.01)
+    link.delay, link.drop = 0.2, bad_network.some(0.01)
     with (
         numbered_server(link.ipv4, log) as first,
         link.client(STREAM, f"ws://{SERVER_IPV4}:{PORT}/200", limit=50, count=count, rate=500) as client,
@@ -451,7 +451,7 @@ def test_a_server_that_is_killed_behind_a_slow_link_that_loses_packets(link: Lin
 
 @contextlib.contextmanager
 def numbered_server(listener: socket.socket, log: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(NUMBERED), f"fd={listener.fileno()}", str(log)]
+    command = [sys.executable, str(numbered.SERVER), f"fd={listener.fileno()}", str(log)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=[listener.fileno()]) as process:
         try:
             assert process.stdout is not None
@@ -486,18 +486,18 @@ ws.wait_closed()
 @pytest.mark.skipif(not Path("/etc/resolv.conf").exists(), reason="needs a resolver that reads /etc/resolv.conf")
 def test_a_name_server_that_fails_and_comes_back(link: Link) -> None:
     failures: dict[str | int, str] = {
-        network.NO_ANSWER: "Temporary failure in name resolution",
-        network.SERVFAIL: "Temporary failure in name resolution",
-        network.NXDOMAIN: "Name or service not known",
+        bad_network.NO_ANSWER: "Temporary failure in name resolution",
+        bad_network.SERVFAIL: "Temporary failure in name resolution",
+        bad_network.NXDOMAIN: "Name or service not known",
     }
 
     def lose_it_with_the_name(connection: Connection) -> None:
-        names.answer = network.NO_ANSWER
+        names.answer = bad_network.NO_ANSWER
         connection.send(connection.recv())
         connection.close(1012)
 
     with (
-        network.NameServer(link.dns, SERVER_IPV4) as names,
+        bad_network.NameServer(link.dns, SERVER_IPV4) as names,
         echo_server(host=link.ipv4, handler=lose_it_with_the_name),
         link.client(BY_NAME, f"ws://resolved.test:{PORT}/", limit=50) as client,
     ):

@@ -1,7 +1,7 @@
 """Threads that share a socket, with pauses at random lines of the library: rare races become frequent ones.
 
-    python tests/schedules.py --seconds 600                            every scenario; plain, by TLS and compressed
-    python tests/schedules.py --seconds 60 queries --tls --seed 7      one of them, in this process
+    python tests/system/schedules.py --seconds 600                         every scenario; plain, by TLS and compressed
+    python tests/system/schedules.py --seconds 60 queries --tls --seed 7   one of them, in this process
 
 The scenarios, and what must hold in each, are in `scheduling/scenarios.py`. Exit code 1 if anything was wrong.
 """
@@ -17,6 +17,9 @@ import random
 import subprocess
 import sys
 import traceback
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 from scheduling.chaos import Chaos
 from scheduling.scenarios import PATIENCE, SCENARIOS, Fault, Run

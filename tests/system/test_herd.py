@@ -20,8 +20,8 @@ from pathlib import Path
 
 import measure
 import pytest
+from numbered import free_port, kill, start_server
 from peers import LIMIT
-from test_restarts import free_port, kill, start_server
 
 from nwebsocket import CloseEvent, ReconnectingWebSocket
 from nwebsocket._connection import backoff, supervisor

@@ -3,8 +3,8 @@
     python names.py        run all cells of the phase "dns" here, and print what was wrong; see `run_apart()`
 
 The C library asks the server that /etc/resolv.conf names, at port 53. So the cells run in a process with a network and
-a view of that file of its own, as in tests/network.py, which needs root or user namespaces. The host names say which
-fault befalls the answer: cut.test, for one.
+a view of that file of its own, as in tests/support/bad_network.py, which needs root or user namespaces. The host names
+say which fault befalls the answer: cut.test, for one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "support")]
 
 #: Seconds after which the C library gives up, which is later than our time-out is.
 _RESOLVER_TIMEOUT = 3

@@ -9,7 +9,7 @@
 Every run tries a small sample of the matrix, or, with the tests marked slow, every second cell. NWEBSOCKET_FULL=1 tries
 all of them, and then the sweep, for some 20 minutes; it prints how many cells were tried and passed:
 
-    NWEBSOCKET_FULL=1 python -m pytest tests/faults
+    NWEBSOCKET_FULL=1 python -m pytest tests/system/faults
 
 The last results, Python 3.11, two very busy processors: of the matrix 4,806 cells tried, 4,806 passed; of the sweep
 without TLS 22,050 tried, 22,050 passed; of that with TLS 36,125 tried, 36,125 passed.
@@ -22,9 +22,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+import bad_network
 import matrix
 import names
-import network
 import pytest
 import relay
 import sweep
@@ -90,7 +90,7 @@ def test_the_matrix(ca: Authority, fault: str, tell: Tell) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(network.missing() is not None, reason=str(network.missing()))
+@pytest.mark.skipif(bad_network.missing() is not None, reason=str(bad_network.missing()))
 def test_looking_up_a_name() -> None:
     result = names.run_apart()
     cells = sum(not is_here(cell) for cell in matrix.cells())

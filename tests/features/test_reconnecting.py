@@ -1022,7 +1022,7 @@ def test_a_wait_that_ends_says_what_went_wrong(away: str) -> None:
     ws.wait_closed(LIMIT)
 
 
-# --- Races, which tests/stress.py has found
+# --- Races, which tests/system/stress.py has found
 
 
 def test_an_end_for_good_just_before_a_loss_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

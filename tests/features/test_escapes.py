@@ -276,7 +276,7 @@ def test_no_name_makes_a_long_record(echo: str, logged: Any) -> None:
 
 
 def test_the_chat_client_prints_nothing_that_a_terminal_obeys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples" / "chat"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples" / "chat"))
     from client import plain  # type: ignore[import-not-found]
 
     sys.modules.pop("client")

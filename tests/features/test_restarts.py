@@ -11,23 +11,20 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import measure
 import pytest
+from numbered import free_port, kill, start_server
 from peers import LIMIT, Connection, echo_server
 
 from nwebsocket import CloseEvent, ConnectionClosed, OutboxFull, ReconnectingWebSocket
 from nwebsocket._connection import backoff, supervisor
-
-SERVER = Path(__file__).parent / "servers" / "numbered.py"
 
 pytestmark = [
     pytest.mark.slow,
@@ -64,27 +61,6 @@ def send_numbers(ws: ReconnectingWebSocket, stop: threading.Event, sent: list[in
             stop.wait(0.01)
         if sent[0] % 20 == 0:
             stop.wait(0.001)
-
-
-@contextlib.contextmanager
-def free_port() -> Iterator[int]:
-    """A port that nobody else gets: it is bound, and does not listen."""
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("127.0.0.1", 0))
-        yield holder.getsockname()[1]
-
-
-def start_server(port: int, log: Path) -> subprocess.Popen[str]:
-    server = subprocess.Popen([sys.executable, str(SERVER), str(port), str(log)], stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    assert server.stdout.readline() == "ready\n"
-    return server
-
-
-def kill(server: subprocess.Popen[str]) -> None:
-    server.kill()
-    server.communicate()
 
 
 def test_a_server_that_is_killed_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """A soak: hundreds of connections for a long time, with faults and restarts; were the promises kept for each message?
 
     pip install '.[tests,benchmarks]'
-    python tests/soak.py --minutes 60 --plot soak.png
+    python tests/system/soak.py --minutes 60 --plot soak.png
 
 A client process with a thread for each connection (`soaking/client.py`), two servers that are killed, or asked to end,
 and started again (`soaking/server.py`), and a relay that cuts, resets, silences and slows connections

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 LIVED = "  8 computations in ... s; the connection lived"
 JSON = ["JSON, one by one ...", "JSON, 10 together ...", "JSON, 100 together ..."]

@@ -1,7 +1,7 @@
 """The Autobahn test suite, the field's check of RFC 6455 and RFC 7692: its fuzzing server, and our client by callbacks.
 
-    python tests/autobahn.py                       all cases, with handlers on their thread, and with those on the loop
-    python tests/autobahn.py --cases '5.*' '9.*'
+    python tests/system/autobahn.py               all cases, with handlers on their thread, and with those on the loop
+    python tests/system/autobahn.py --cases '5.*' '9.*'
 
 The suite is written for Python 2.7, which is looked for in the environment variable PYTHON27, in the PATH and where
 pyenv has it. It is installed once into the user's cache. Exit code 1 if a case is not as it should be.
@@ -29,8 +29,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import programs
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "support"))
+
+import programs
 
 from nwebsocket import WebSocket
 

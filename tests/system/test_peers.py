@@ -22,7 +22,7 @@ from websockets.sync.client import connect
 
 pytest_plugins = ["pytester"]
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 REQUEST = (
     b"GET /chat?room=1 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -439,10 +439,9 @@ FAULTY_TESTS = """
 
 @pytest.mark.slow
 def test_fixtures_and_settings_fail_what_they_should(pytester: pytest.Pytester) -> None:
-    pytester.mkdir("tests")
-    for name in ("conftest.py", "local_server.py", "peers.py"):
-        pytester.path.joinpath("tests", name).write_text((HERE / name).read_text("utf-8"), "utf-8")
-    pytester.path.joinpath("pyproject.toml").write_text((HERE.parent / "pyproject.toml").read_text("utf-8"), "utf-8")
+    pytester.path.joinpath("tests", "support").mkdir(parents=True)
+    for name in ("tests/conftest.py", "tests/support/local_server.py", "tests/support/peers.py", "pyproject.toml"):
+        pytester.path.joinpath(name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
     pytester.path.joinpath("tests", "test_faulty.py").write_text(textwrap.dedent(FAULTY_TESTS), "utf-8")
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     failed = re.findall(r"^(?:FAILED|ERROR) tests/test_faulty\.py::(\w+)", result.stdout.str(), re.MULTILINE)

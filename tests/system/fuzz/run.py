@@ -1,9 +1,9 @@
 """The long run: a million inputs, found by what of the library, wsproto, h11 and socksio they reach.
 
     pip install -e '.[fuzz,tests]'
-    python tests/fuzz/run.py                       all targets, one after the other
-    python tests/fuzz/run.py frames 100000         one of them, with so many inputs
-    python tests/fuzz/run.py keep                  choose anew, from all that was found, what the tests replay
+    python tests/system/fuzz/run.py                       all targets, one after the other
+    python tests/system/fuzz/run.py frames 100000         one of them, with so many inputs
+    python tests/system/fuzz/run.py keep                  choose anew, from all that was found, what the tests replay
 
 What it finds is in .fuzz/, and the next run goes on from there. An input that fails a target ends the run, and is in
 .fuzz/, too: as TARGET-crash-..., TARGET-timeout-... or TARGET-oom-....

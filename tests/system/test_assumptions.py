@@ -60,7 +60,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 @pytest.mark.parametrize("package", TESTED)
 def test_the_range_in_pyproject_is_the_tested_one(package: str) -> None:
-    pyproject = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     assert re.findall(rf'^    "{package}(.*)",$', pyproject, re.MULTILINE) == [RANGES[package]]
 
 

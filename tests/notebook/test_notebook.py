@@ -24,7 +24,7 @@ from nwebsocket._connection.bridge import Bridge
 from nwebsocket._notebook.card import _message, duration, latency, size
 from nwebsocket._notebook.record import PREFIX, Cell, Record, Remembered
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "notebook.ipynb"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "notebook.ipynb"
 
 pytest.importorskip("ipykernel", reason="ipykernel is not installed")
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")

@@ -1,8 +1,8 @@
 """Every public method from 16 threads at random, while connections open, fail and close.
 
-    python tests/stress.py --seconds 120
-    python tests/stress.py --seconds 120 --variant gc
-    python tests/stress.py --seconds 6 --times 20 python3.10 python3.11 python3.12 python3.13
+    python tests/system/stress.py --seconds 120
+    python tests/system/stress.py --seconds 120 --variant gc
+    python tests/system/stress.py --seconds 6 --times 20 python3.10 python3.11 python3.12 python3.13
 
 Python switches between the threads as often as it can (`sys.setswitchinterval(1e-6)`). The server
 (`stressing/server.py`) accepts, refuses, cuts, stalls and closes; the threads (`stressing/actions.py`) use every method
@@ -239,7 +239,9 @@ def has_ended(ws: WebSocket, patience: float) -> bool:
 @contextlib.contextmanager
 def server() -> Iterator[list[str]]:
     """The URLs of a server in another process."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), *sys.path))}
+    here = Path(__file__).parent
+    path = os.pathsep.join((str(here), str(here.parent / "support"), *sys.path))
+    environment = {**os.environ, "PYTHONPATH": path}
     command = [sys.executable, "-m", "stressing.server"]
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

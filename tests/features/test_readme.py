@@ -47,6 +47,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import local_server
 import programs
 import pytest
 from conftest import Log
@@ -55,8 +56,7 @@ from until import until
 
 import nwebsocket
 
-HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 #: Blocks that are not run here, by their first lines, and why.
 ELSEWHERE = {
@@ -370,7 +370,7 @@ def run(chain: list[Block], surroundings: Surroundings) -> None:
     if block.language == "sh":
         run_program(block, surroundings, "bash", "-eu", "commands.sh")
     elif block.is_test():
-        shutil.copy(HERE / "local_server.py", "conftest.py")
+        shutil.copy(local_server.__file__, "conftest.py")
         run_program(block, surroundings, *python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py")
     elif block.is_script():
         run_program(block, surroundings, *python, "script.py")

@@ -6,7 +6,9 @@ order, its state, its counts; at the end the close event, and every message of i
 
 Every run takes a few examples, with slow tests a hundred more, and with NWEBSOCKET_FULL=1 thousands:
 
-    NWEBSOCKET_FULL=1 pytest tests/test_two_ends.py       last result: 4,500 examples of 30 steps, 4 minutes, all well
+    NWEBSOCKET_FULL=1 pytest tests/connection/test_two_ends.py
+
+The last result: 4,500 examples of 30 steps, 4 minutes, all well.
 """
 
 from __future__ import annotations

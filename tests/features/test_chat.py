@@ -22,7 +22,7 @@ from test_readme import BLOCKS
 
 from nwebsocket import CloseEvent, ConnectionClosed, HandshakeError, WebSocket
 
-CHAT = Path(__file__).parent.parent / "examples" / "chat"
+CHAT = Path(__file__).parents[2] / "examples" / "chat"
 sys.path.insert(0, str(CHAT))
 
 from client import ChatClient, ChatError, Message  # noqa: E402
