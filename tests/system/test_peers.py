@@ -438,11 +438,14 @@ FAULTY_TESTS = """
 
 
 @pytest.mark.slow
-def test_fixtures_and_settings_fail_what_they_should(pytester: pytest.Pytester) -> None:
+def test_fixtures_and_settings_fail_what_they_should(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytester.path.joinpath("tests", "support").mkdir(parents=True)
     for name in ("tests/conftest.py", "tests/support/local_server.py", "tests/support/peers.py", "pyproject.toml"):
         pytester.path.joinpath(name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
     pytester.path.joinpath("tests", "test_faulty.py").write_text(textwrap.dedent(FAULTY_TESTS), "utf-8")
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take longer to import than the tests to run
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "pytest_timeout")
     failed = re.findall(r"^(?:FAILED|ERROR) tests/test_faulty\.py::(\w+)", result.stdout.str(), re.MULTILINE)
     assert set(failed) == set(re.findall(r"def (test_\w+)\(\)", FAULTY_TESTS))
