@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -105,11 +106,11 @@ def steps_of(run: Callable[[bytes], None], data: bytes) -> set[Step]:
     """From which line to which it goes in the library, on this thread."""
     import nwebsocket
 
-    package, steps = Path(nwebsocket.__file__).parent, set[Step]()
+    package, steps = str(Path(nwebsocket.__file__).parent) + os.sep, set[Step]()
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         file, before = frame.f_code.co_filename, frame.f_lineno
-        if Path(file).parent != package:
+        if not file.startswith(package):
             return None
 
         def trace_line(frame: FrameType, event: str, _: object) -> Any:
