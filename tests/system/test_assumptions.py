@@ -65,9 +65,9 @@ def test_the_range_in_pyproject_is_the_tested_one(package: str) -> None:
 
 
 def test_curio_has_the_names_that_are_used() -> None:
-    with assumed("curio", "names that it has", "src/nwebsocket/_curio.py, which imports them, the private ones, too"):
+    with assumed("curio", "names that it has", "_threads/safe_curio.py, which imports them, the private ones, too"):
         importlib.import_module("nwebsocket._threads.safe_curio")
-    with assumed("curio", "traps._io_release()", "close_socket() in src/nwebsocket/_tcp.py"):
+    with assumed("curio", "traps._io_release()", "close_socket() in tcp.py"):
         from nwebsocket._threads.safe_curio import curio
 
         assert callable(curio.traps._io_release)
@@ -96,7 +96,7 @@ def test_curio_s_deadlines_are_of_the_monotonic_clock_and_can_be_nested() -> Non
         await before(monotonic() + 9, sleep(0))
         await sleep(0.001)  # nothing is left of them
 
-    with assumed("curio", "how _set_timeout() and _unset_timeout() work", "before() in src/nwebsocket/_curio.py"):
+    with assumed("curio", "how _set_timeout() and _unset_timeout() work", "before() in safe_curio.py"):
         run(main)
 
 
@@ -202,7 +202,7 @@ def received(connection: Any, *frames: bytes) -> list[Any]:
 
 @pytest.mark.parametrize("name", ["connection", "handshake", "deflate", "framing"])
 def test_wsproto_has_the_names_that_are_used(name: str) -> None:
-    with assumed("wsproto", "names that it has", f"src/nwebsocket/{name}.py, which imports them"):
+    with assumed("wsproto", "names that it has", f"_protocol/{name}.py, which imports them"):
         importlib.import_module(f"nwebsocket._protocol.{name}")
 
 
@@ -243,7 +243,7 @@ def test_wsproto_shows_every_frame_to_every_extension_that_is_enabled() -> None:
 
 
 def test_wsproto_keeps_its_state_when_it_cannot_parse() -> None:
-    with assumed("wsproto", "only a Close changes the state, no failure", "_on_close() in src/nwebsocket/_protocol.py"):
+    with assumed("wsproto", "only a Close changes the state, no failure", "_on_close() in connection.py"):
         from wsproto.connection import ConnectionState
         from wsproto.events import CloseConnection
 
@@ -275,7 +275,7 @@ def test_wsproto_keeps_its_state_when_it_cannot_parse() -> None:
     ],
 )
 def test_wsproto_s_words_for_a_fault_are_known(data: bytes) -> None:
-    with assumed("wsproto", "its words for what is wrong with a frame", "_IN_WORDS in src/nwebsocket/_faults.py"):
+    with assumed("wsproto", "its words for what is wrong with a frame", "_IN_WORDS in faults.py"):
         from nwebsocket._protocol.faults import in_words
 
         *_, event = received(client(), data)
@@ -338,7 +338,7 @@ def test_wsproto_does_not_check_the_parameters_of_compression(answer: str, error
 
 @pytest.mark.parametrize("no_context_takeover", [True, False])
 def test_wsproto_compresses_with_the_compressor_that_it_finds(no_context_takeover: bool) -> None:
-    with assumed("wsproto", "PerMessageDeflate._compressor", "frame_outbound() in src/nwebsocket/_deflate.py"):
+    with assumed("wsproto", "PerMessageDeflate._compressor", "frame_outbound() in deflate.py"):
         from wsproto.events import BytesMessage
 
         from nwebsocket import Deflate
@@ -377,14 +377,14 @@ ACCEPTED = (
 
 
 def test_wsproto_takes_an_interim_answer_for_a_refusal() -> None:
-    with assumed("wsproto", "it takes 103 for the final answer", "src/nwebsocket/_http_head.py: its docstring"):
+    with assumed("wsproto", "it takes 103 for the final answer", "http.py: its docstring"):
         from wsproto.events import RejectConnection
 
         assert [type(event) for event in answered("HTTP/1.1 103 Early Hints", "Link: x")] == [RejectConnection]
 
 
 def test_wsproto_heeds_the_last_header_of_several() -> None:
-    with assumed("wsproto", "the last one counts", "_head_for_wsproto() in src/nwebsocket/_handshake.py"):
+    with assumed("wsproto", "the last one counts", "_head_for_wsproto() in handshake.py"):
         from wsproto.events import AcceptConnection
 
         (event,) = answered(*ACCEPTED, "Connection: keep-alive, Upgrade")
