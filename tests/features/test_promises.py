@@ -121,7 +121,7 @@ def numbered_messages(thread: int, count: int) -> Iterator[str | bytes]:
 @pytest.mark.slow
 @pytest.mark.parametrize("compression", [None, "deflate"])
 def test_messages_from_four_threads_come_back_once_whole_and_in_order(compression, tell):
-    each = size(2_000, 25_000)
+    each = size(600, 25_000)
     with (
         measure.server("echo", compression=compression) as url,
         ThreadPoolExecutor(THREADS) as threads,

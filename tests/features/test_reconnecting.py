@@ -350,7 +350,9 @@ def test_a_given_socket_is_refused() -> None:
 
 
 @pytest.mark.parametrize("how", ["plain", "compressed", "tls"])
-@pytest.mark.parametrize("size", [pytest.param(100, marks=pytest.mark.slow), 20_000, 300_000])
+@pytest.mark.parametrize(
+    "size", [pytest.param(100, marks=pytest.mark.slow), 20_000, pytest.param(300_000, marks=pytest.mark.slow)]
+)
 def test_what_the_system_had_not_taken_is_sent_again_once_and_in_order(
     how: str, size: int, ca: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -318,7 +318,7 @@ def test_nothing_is_lost_when_the_link_comes_back(link: Link) -> None:
 
 @slow
 def test_a_slow_link_that_loses_packets(link: Link) -> None:
-    count = 100_000
+    count = 50_000
     link.delay, link.drop = 0.2, bad_network.some(0.01)
     options = {"count": count, "window": count, "max_queue": count, "compression": None}
     told = check_echoed(link, options, lambda messages: None)

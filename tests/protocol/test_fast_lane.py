@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
+import measure
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -201,6 +202,7 @@ class TestNoDifference:
         assert_same(pieces, request)
 
     @given(st.lists(plain, max_size=6), st.sets(st.integers(0, 2000), max_size=8))
+    @settings(max_examples=measure.size(30, 100))
     def test_in_plain_messages_all_of_which_arrive(self, frames: list[bytes], cuts: set[int]) -> None:
         total = assert_same(cut(b"".join(frames), cuts))
         assert (len(total.messages), total.failure) == (len(frames), None)

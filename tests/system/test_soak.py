@@ -63,7 +63,7 @@ def test_a_damaged_message_is_found() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_a_short_soak() -> None:
-    command = [sys.executable, soak.__file__, "--minutes", "0.1", "--connections", "30", "--seed", "1"]
+    command = [sys.executable, soak.__file__, "--minutes", "0.05", "--connections", "30", "--seed", "1"]
     ran = subprocess.run(
         command, capture_output=True, text=True, timeout=55, check=False, cwd=Path(soak.__file__).parent
     )
