@@ -71,7 +71,7 @@ class _Queries:
         self._owner = weakref.ref(owner)
         # Far from the small numbers that messages of other kinds may carry, and within what JavaScript counts exactly.
         self._tags = itertools.count(random.getrandbits(44))
-        self._given_up: dict[int, Any] = {}
+        self._given_up: dict[int, None] = {}
         # The counts, and these, are guarded by the bridge's lock.
         self._deadlines: list[tuple[float, int]] = []  # a heap of (monotonic clock, tag)
         self._armed: float | None = None  # when expire() will be called
@@ -316,7 +316,8 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         in callbacks, where result() may be waited for; not with callbacks="loop".
         """
         timeout = check_timeout(timeout)
-        queries: _Queries = self._nwebsocket.sifter
+        queries = self._nwebsocket.sifter
+        assert isinstance(queries, _Queries)
         if retry and not queries.bridge.keeps:
             raise InvalidArgument("retry=True is for a ReconnectingWebSocket: this one does not come back")
         limit = self.max_queries
@@ -382,6 +383,7 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
     def stats(self) -> QueryStats:
         """Counts so far, a snapshot."""
         queries, base = self._nwebsocket.sifter, super().stats
+        assert isinstance(queries, _Queries)
         counts = {field.name: getattr(base, field.name) for field in fields(base)}
         return QueryStats(**counts, in_flight=len(queries.open), **queries.counts)
 

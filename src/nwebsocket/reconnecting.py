@@ -32,7 +32,7 @@ from .options import Headers, Options
 from .websocket import WebSocket, reading
 
 if TYPE_CHECKING:
-    from ._connection.supervisor import Supervisor, Target
+    from ._connection.supervisor import Target
     from .websocket import Data
 
 __all__ = ["Outbox", "ReconnectingWebSocket"]
@@ -168,17 +168,17 @@ class ReconnectingWebSocket(WebSocket):
     @reading
     def outbox(self) -> Outbox:
         """What waits for the next connection."""
-        return Outbox(self._nwebsocket.bridge)
+        return Outbox(self._nwebsocket.supervisor.bridge)
 
     @reading
     def at_risk(self) -> int:
         """Messages that were on their way when a connection was lost: nobody can say whether they arrived."""
-        return cast(int, self._nwebsocket.bridge.at_risk)
+        return self._nwebsocket.supervisor.bridge.at_risk
 
     @reading
     def retry_count(self) -> int:
         """Attempts since the last connection that lived for 5 s."""
-        return cast("Supervisor", self._nwebsocket.supervisor).backoff.retry_count
+        return self._nwebsocket.supervisor.backoff.retry_count
 
 
 def _user_decides(owner: Callable[[], ReconnectingWebSocket | None]) -> Callable[[Ending, float], bool]:

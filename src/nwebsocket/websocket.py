@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ._connection.bridge import ReadyState
 from ._connection.inside import Inside
@@ -71,7 +71,7 @@ def _counting(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def __init__(self: WebSocket, *args: Any, **kwargs: Any) -> None:
-        inside: Inside = self._nwebsocket
+        inside = self._nwebsocket
         started_before = inside.started
         inside.init_depth += 1
         if inside.started:
@@ -129,7 +129,7 @@ class WebSocket:
     CLOSING = ReadyState.CLOSING
     CLOSED = ReadyState.CLOSED
 
-    _nwebsocket: Any
+    _nwebsocket: Inside
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if not getattr(cls.__init__, "_nwebsocket_counting", False):
@@ -162,7 +162,7 @@ class WebSocket:
         callbacks: Literal["thread", "loop"] = "thread",
         output: Literal["cell"] | None = None,
     ) -> None:
-        inside: Inside = self._nwebsocket
+        inside = self._nwebsocket
         inside.check_may_start(self)
         options = Options(
             ssl=ssl,
@@ -191,22 +191,22 @@ class WebSocket:
     @reading
     def url(self) -> str:
         """The URL, serialized, without user and password."""
-        return cast(str, self._nwebsocket.url.href)
+        return self._nwebsocket.url.href
 
     @property
     def readyState(self) -> ReadyState:
         """CONNECTING (0), OPEN (1), CLOSING (2) or CLOSED (3). In a handler: the state of its event."""
-        return cast(ReadyState, self._nwebsocket.callbacks.visible_state())
+        return self._nwebsocket.callbacks.visible_state()
 
     @property
     def protocol(self) -> str:
         """The sub-protocol that the server has chosen; "" if none, and before the connection is open."""
-        return cast(str, self._nwebsocket.session.subprotocol)
+        return self._nwebsocket.session.subprotocol
 
     @property
     def extensions(self) -> str:
         """The extensions in use, as the server named them; "" if none, and before the connection is open."""
-        return cast(str, self._nwebsocket.session.extensions)
+        return self._nwebsocket.session.extensions
 
     @property
     def bufferedAmount(self) -> int:
@@ -214,12 +214,12 @@ class WebSocket:
 
         What could not be sent before the connection ended stays in the count, as in the browser.
         """
-        return cast(int, self._nwebsocket.bridge.buffered)
+        return self._nwebsocket.bridge.buffered
 
     @property
     def binaryType(self) -> str:
         """ "blob" or "arraybuffer", as in the browser; binary messages are ``bytes`` with both."""
-        return cast(str, self._nwebsocket.binary_type)
+        return self._nwebsocket.binary_type
 
     @binaryType.setter
     def binaryType(self, value: str) -> None:
@@ -320,7 +320,7 @@ class WebSocket:
         seconds, and RuntimeError on the loop thread.
         """
         timeout = check_timeout(timeout)
-        inside: Inside = self._nwebsocket
+        inside = self._nwebsocket
         bridge = inside.bridge
         if not bridge.was_open and bridge.ending is None:
             inside.check_may_wait("wait_open()", in_callback=True)
@@ -337,7 +337,7 @@ class WebSocket:
         socket, which it would wait for. It does not close the connection: that is close()'s.
         """
         timeout = check_timeout(timeout)
-        inside: Inside = self._nwebsocket
+        inside = self._nwebsocket
         inside.check_may_wait("wait_closed()", in_callback=False)
         bridge = inside.bridge
         if not inside.wait_settled(timeout):
@@ -354,7 +354,7 @@ class WebSocket:
         """
         if timeout is not None:
             timeout = check_timeout(timeout)
-        inside: Inside = self._nwebsocket
+        inside = self._nwebsocket
         bridge, hears_messages = inside.bridge, inside.callbacks.hears_messages
         if get_ident() == bridge.loop_ident and not hears_messages():
             inside.check_may_wait("recv()", in_callback=True)
@@ -381,10 +381,11 @@ class WebSocket:
         Raises WaitTimeout, InvalidStateError or ConnectionClosed, and RuntimeError on the loop thread.
         """
         timeout = check_timeout(timeout)
-        inside: Inside = self._nwebsocket
+        inside = self._nwebsocket
         inside.check_may_wait("ping()", in_callback=True)
-        bridge, answer = inside.bridge, cast("list[float]", [])
+        bridge = inside.bridge
         bridge.require_open("ping()")
+        answer: list[float] = []
 
         async def command() -> None:
             await inside.session.ping(answer)
@@ -400,7 +401,7 @@ class WebSocket:
     @reading
     def latency(self) -> float | None:
         """Seconds between the last answered ping, keepalive's or ping()'s, and its pong; None before the first."""
-        return cast("float | None", self._nwebsocket.session.keepalive.latency)
+        return self._nwebsocket.session.keepalive.latency
 
     @reading
     def stats(self) -> Stats:
@@ -418,7 +419,7 @@ class WebSocket:
     @reading
     def response(self) -> Response | None:
         """The server's answer to the handshake (status, headers); None before the connection is open."""
-        return cast("Response | None", self._nwebsocket.session.response)
+        return self._nwebsocket.session.response
 
     def __enter__(self) -> Self:
         try:
@@ -431,7 +432,7 @@ class WebSocket:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-        inside: Inside = self._nwebsocket
+        inside = self._nwebsocket
         if not inside.callbacks.is_current() and not the_loop.is_loop_thread():
             self.wait_closed()
 
@@ -440,7 +441,7 @@ class WebSocket:
         raise TypeError(f"a {type(self).__name__} cannot be copied or pickled: it is a connection; make another one")
 
     def __repr__(self) -> str:
-        inside = self.__dict__.get("_nwebsocket")
+        inside: Inside | None = self.__dict__.get("_nwebsocket")
         name = type(self).__name__
         if inside is None or not inside.started:
             return f"<{name} never opened>"
@@ -456,7 +457,7 @@ class WebSocket:
         return card(type(self).__name__, self.__dict__.get("_nwebsocket"))
 
     def __del__(self) -> None:
-        inside = self.__dict__.get("_nwebsocket")
+        inside: Inside | None = self.__dict__.get("_nwebsocket")
         if inside is None or not inside.started:
             return
         if not inside.ended():

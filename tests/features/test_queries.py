@@ -567,6 +567,15 @@ def test_the_names_are_the_packages() -> None:
         nwebsocket.Nothing  # noqa: B018
 
 
+def test_a_socket_that_was_never_opened_cannot_query() -> None:
+    class Forgetful(Asking):
+        def __init__(self) -> None:
+            pass
+
+    with pytest.raises(RuntimeError, match=r"never opened: .* super\(\)\.__init__\(url\)"):
+        Forgetful().query({})
+
+
 # --- Many at once
 
 

@@ -17,7 +17,7 @@ from .._protocol.url import URL
 from .._threads import the_loop
 from ..options import Options
 from . import sockets
-from .bridge import Bridge
+from .bridge import Bridge, Sifter
 from .callbacks import Callbacks, check_methods
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from ..websocket import WebSocket
     from .opening import Opening
     from .session import Session
+    from .supervisor import Supervisor
 
 # For sockets of these classes, what makes the Sifter (`bridge.py`) of each.
-sifters: list[tuple[type, Callable[[Any, Bridge], Any]]] = []
+sifters: list[tuple[type, Callable[[Any, Bridge], Sifter]]] = []
 
 
 class Inside:
@@ -42,7 +43,8 @@ class Inside:
         self.options: Options
         self.bridge: Bridge
         self.callbacks: Callbacks
-        self.sifter: Any = None
+        self.sifter: Sifter  # only of the classes in `sifters`
+        self.supervisor: Supervisor  # only of a socket that comes back
         self.binary_type = "blob"
 
     def check_may_start(self, owner: WebSocket) -> None:
@@ -109,9 +111,13 @@ class Inside:
         if not in_callback and self.callbacks.is_current():
             raise RuntimeError(f"{what} in a callback of the same socket would wait for that very callback to return")
 
-    def __getattr__(self, name: str) -> Any:
-        # Only reached for what start() has not set yet.
-        raise RuntimeError(f"this WebSocket was never opened: its __init__ did not call super().__init__(url) ({name})")
+    if not TYPE_CHECKING:  # for a type checker a name that is not above is a mistake
+
+        def __getattr__(self, name):
+            # Only reached for what start() has not set yet.
+            raise RuntimeError(
+                f"this WebSocket was never opened: its __init__ did not call super().__init__(url) ({name})"
+            )
 
 
 @functools.cache

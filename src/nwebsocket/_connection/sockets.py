@@ -6,7 +6,7 @@ import atexit
 import os
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .._base.clock import monotonic
 from .._threads import the_loop
@@ -37,16 +37,16 @@ EXIT_TIMEOUT = 2.0
 
 # Sockets that were opened and are still referred to, oldest first; the key is the id of the Inside, which must not be
 # held here: it holds the connection's error, whose traceback may hold the socket.
-_registry: dict[int, weakref.ref[Any]] = {}
+_registry: dict[int, weakref.ref[WebSocket]] = {}
 
 
-def register(socket: Any, inside: Inside) -> None:
+def register(socket: WebSocket, inside: Inside) -> None:
     """Know `socket`, for as long as somebody holds it."""
     key = id(inside)
     _registry[key] = weakref.ref(socket, lambda _: _registry.pop(key, None))
 
 
-def _alive() -> list[tuple[Any, Inside]]:
+def _alive() -> list[tuple[WebSocket, Inside]]:
     sockets = [reference() for reference in list(_registry.values())]
     return [(socket, socket._nwebsocket) for socket in sockets if socket is not None]
 

@@ -69,7 +69,7 @@ class Supervisor:
         asks_again: bool,
         reconnects: Callable[[Ending, float], bool],
     ) -> None:
-        self._bridge = bridge
+        self.bridge = bridge
         self._callbacks = callbacks
         self._ask = ask
         self._asks_again = asks_again
@@ -97,8 +97,8 @@ class Supervisor:
             log.exception("internal error")
             ending = _failure(ConnectionLost(f"internal error: {repr_of(error)}"))
         async with disable_cancellation():
-            self._bridge.was_open = self._was_open
-            conclude(self._bridge, self._callbacks, ending, self._where)
+            self.bridge.was_open = self._was_open
+            conclude(self.bridge, self._callbacks, ending, self._where)
 
     async def _connect(self) -> Ending:
         """Make one attempt, and live through the connection if it succeeds."""
@@ -113,8 +113,8 @@ class Supervisor:
             failure = ConnectionFailed(f"asking for the URL, the headers or the protocols failed: {repr_of(error)}")
             failure.__cause__ = error
             return _failure(failure)
-        session = _Attempt(self._bridge, self._callbacks, target)
-        self._bridge.next_session(session)
+        session = _Attempt(self.bridge, self._callbacks, target)
+        self.bridge.next_session(session)
         await self._live_through(session)
         self._where, self._lived, self._was_open = session.where, session.lived, session.was_open
         return session.ending
@@ -130,7 +130,7 @@ class Supervisor:
 
     async def _comes_back(self, ending: Ending) -> bool:
         """Whether to connect again; if so, everybody has heard of the end of the last connection, and has waited."""
-        bridge = self._bridge
+        bridge = self.bridge
         if bridge.close_request is not None or self._is_final(ending):
             return False
         seconds = self.backoff.next_delay(self._lived, ending.error, time.time())
@@ -170,7 +170,7 @@ class Supervisor:
         """Wait for something; close() ends that by a CancelledError."""
         self._waits = True
         try:
-            if self._bridge.close_request is not None:
+            if self.bridge.close_request is not None:
                 coroutine.close()
                 raise CancelledError
             return await coroutine
@@ -184,10 +184,10 @@ class Supervisor:
 
     def _handlers_rest(self) -> None:
         if not self._rest.is_set():
-            self._bridge.post(self._rest.set)
+            self.bridge.post(self._rest.set)
 
     def _ended_by_cancellation(self) -> Ending:
-        if self._bridge.close_request is None:
+        if self.bridge.close_request is None:
             return _failure(ConnectionLost("the loop thread has ended"))
         return _failure(Cancelled("close() was called while there was no connection"))
 

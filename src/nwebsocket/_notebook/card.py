@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 from time import localtime, strftime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._base.clock import monotonic
 from .._base.escape import escaped
@@ -17,6 +17,7 @@ from .._connection.bridge import Ending, ReadyState
 from ..close_codes import CloseCode
 
 if TYPE_CHECKING:
+    from .._connection.inside import Inside
     from .._connection.outbox import OutboxBridge
     from .record import Remembered
 
@@ -49,19 +50,19 @@ _TEXT = "overflow:hidden;text-overflow:ellipsis"
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160), 0x2028, 0x2029), " ") | {ord("\n"): "↵"}
 
 
-def card(name: str, inside: Any) -> str:
+def card(name: str, inside: Inside | None) -> str:
     """The HTML for a socket of the class `name`; `inside` is what it hides, None or not started if never opened."""
     if inside is None or not inside.started:
         return _framed(_head("#8c8c8c", "never opened", name, ""))
     bridge = inside.bridge
     ending, _ = bridge.to_be_heard()
     state = inside.callbacks.visible_state()
-    failed = state is ReadyState.CLOSED and bridge.ending.error is not None
+    failed = state is ReadyState.CLOSED and bridge.ending is not None and bridge.ending.error is not None
     parts = [
         _head(_FAILED if failed else _DOTS[state], state.name, name, inside.url.shown),
         _grid(_rows(inside, ending)),
     ]
-    messages = getattr(bridge.sifter, "messages", [])
+    messages: list[Remembered] = getattr(bridge.sifter, "messages", [])
     if messages:
         parts.append(_conversation(messages))
     return _framed("".join(parts))
@@ -85,13 +86,14 @@ def _grid(rows: Iterator[tuple[str, str]]) -> str:
     return f'<div style="{_GRID}">{cells}</div>'
 
 
-def _rows(inside: Any, ending: Ending | None) -> Iterator[tuple[str, str]]:
+def _rows(inside: Inside, ending: Ending | None) -> Iterator[tuple[str, str]]:
     bridge, session = inside.bridge, inside.session
     opened_at, ended_at = bridge.opened_at, bridge.ended_at
-    if opened_at is not None and ended_at is None:
-        yield "open for", duration(monotonic() - opened_at)
-    elif opened_at is not None:
-        yield "was open for", duration(ended_at - opened_at)
+    if opened_at is not None:
+        if ended_at is None:
+            yield "open for", duration(monotonic() - opened_at)
+        else:
+            yield "was open for", duration(ended_at - opened_at)
     if session.subprotocol:
         yield "sub-protocol", session.subprotocol
     sent, received = bridge.bytes_on_wire()
@@ -101,7 +103,7 @@ def _rows(inside: Any, ending: Ending | None) -> Iterator[tuple[str, str]]:
     if session.keepalive.latency is not None:
         yield "latency", latency(session.keepalive.latency)
     if bridge.keeps:
-        yield from _of_reconnecting(bridge, inside.supervisor.backoff.retry_count)
+        yield from _of_reconnecting(inside.supervisor.bridge, inside.supervisor.backoff.retry_count)
     if ending is not None:
         yield "closed" if bridge.ending is not None else "last close", _how(ending, inside.url.shown)
 

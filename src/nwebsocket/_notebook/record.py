@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .._protocol.url import URL
     from ..exceptions import ConnectionClosed
     from ..options import Options
+    from ..websocket import WebSocket
 
 REMEMBERED = 6
 """Messages."""
@@ -127,9 +128,9 @@ class Notebook:
             url.shown,
         )
 
-    def _is_another(self, url: URL, socket: Any) -> bool:
+    def _is_another(self, url: URL, socket: WebSocket) -> bool:
         inside = socket._nwebsocket
-        bridge: Bridge = inside.bridge
+        bridge = inside.bridge
         record = bridge.sifter
         if bridge.closed_locally or inside.url.href != url.href or not isinstance(record, Record):
             return False
