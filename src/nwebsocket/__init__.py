@@ -41,12 +41,12 @@ from .exceptions import (
     WaitTimeout,
     WebSocketError,
 )
-from .options import Options
+from .options import Options, WebSocketOptions
 from .websocket import Stats, WebSocket, connect
 
 if TYPE_CHECKING:
     from .queries import Query, QueryMixin, QueryStats
-    from .reconnecting import Outbox, ReconnectingWebSocket
+    from .reconnecting import Outbox, ReconnectingOptions, ReconnectingWebSocket
 
 __version__ = "2.0.0"
 
@@ -79,6 +79,7 @@ __all__ = [
     "QueryStats",
     "QueryTimeout",
     "ReadyState",
+    "ReconnectingOptions",
     "ReconnectingWebSocket",
     "Response",
     "Stats",
@@ -86,6 +87,7 @@ __all__ = [
     "WaitTimeout",
     "WebSocket",
     "WebSocketError",
+    "WebSocketOptions",
     "__version__",
     "close_all",
     "connect",
@@ -98,6 +100,7 @@ _LATER = {
     "Query": "queries",
     "QueryMixin": "queries",
     "QueryStats": "queries",
+    "ReconnectingOptions": "reconnecting",
     "ReconnectingWebSocket": "reconnecting",
 }
 

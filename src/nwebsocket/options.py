@@ -1,14 +1,15 @@
-"""The options of a connection: defaults, units and checks in one place."""
+"""The options of a connection: types, defaults, units and checks in one place."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import socket
 import ssl as tls
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from ._base.escape import in_short, name_in_part
 from ._base.numbers import real_number, shown, whole_number
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from http.cookiejar import CookieJar
 
     from ._protocol.cookies import Cookies
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -51,34 +54,69 @@ _HANDSHAKE_HEADERS = frozenset(
 _OPTIONS_FOR_HEADERS = {"authorization": "auth", "cookie": "cookies", "origin": "origin"}
 
 
+class CommonOptions(TypedDict, total=False):
+    """Those of WebSocketOptions, which see, that every socket takes as they are."""
+
+    ssl: tls.SSLContext | None
+    origin: str | None
+    auth: tuple[str, str] | None
+    cookies: Cookies | None
+    proxy: str | Literal[True] | None
+    unix: str | bytes | os.PathLike[str] | None
+    compression: Literal["deflate"] | Deflate | None
+    open_timeout: float | None
+    close_timeout: float
+    ping_interval: float | None
+    ping_timeout: float | None
+    max_size: int | None
+    max_queue: int
+    write_limit: int
+    callbacks: Literal["thread", "loop"]
+    output: Literal["cell"] | None
+
+
+class WebSocketOptions(CommonOptions, total=False):
+    """What WebSocket() and connect() take, all by keyword: for ``**options: Unpack[WebSocketOptions]`` in a function of
+    your own. All times in seconds, all sizes in bytes; behind each name its default.
+
+    ``ssl``            None        the SSLContext for wss:// and for an https:// proxy; None: a default one, which
+                                   verifies certificate and host name. Client certificates: its load_cert_chain()
+    ``headers``        ()          more headers for the handshake, a mapping or pairs; repeated names are allowed in
+                                   pairs
+    ``origin``         None        the Origin header
+    ``auth``           None        (user, password) for Basic authentication (RFC 7617), instead of
+                                   ``user:password@`` in the URL
+    ``cookies``        None        a mapping, or an http.cookiejar.CookieJar, which also takes up what the handshake
+                                   sets
+    ``proxy``          True        the URL of a proxy: http, https, socks4a, socks5h, or socks4, socks5: names looked up
+                                   here; True: from the environment (wss_proxy, ws_proxy, https_proxy, http_proxy,
+                                   all_proxy, no_proxy); None: none
+    ``unix``           None        the path of a Unix socket to connect to; host and port of the URL are then only names
+    ``sock``           None        a connected stream socket to use, which is taken over: the caller's object is left
+                                   without it
+    ``compression``    "deflate"   offers permessage-deflate (RFC 7692), a Deflate(...) with settings; None does not
+    ``open_timeout``   10.0        for DNS, TCP, TLS and handshake together; None: no limit
+    ``close_timeout``  10.0        for the close handshake, counted anew whenever the server takes data; then the socket
+                                   is aborted
+    ``ping_interval``  20.0        after so much silence a ping is sent; None turns keepalive off
+    ``ping_timeout``   20.0        after so much more silence the connection is given up; None: never
+    ``max_size``       16 * 2**20  of a received message, after decompression; None: no limit
+    ``max_queue``      65_536      messages in the inbox (which also has a bound of 64 MiB); when full, the socket is
+                                   not read, nor are pings answered that stand behind
+    ``write_limit``    16 * 2**20  above so many bytes of bufferedAmount, and 128 more for each message, send() waits
+                                   for the peer
+    ``callbacks``      "thread"    on a thread of the socket's own; "loop": on the loop thread, for short callbacks only
+    ``output``         None        where a Jupyter notebook shows what callbacks print; "cell": under the cell that made
+                                   the socket; None: under the one that runs, or ran last. Elsewhere it does nothing
+    """
+
+    headers: Headers
+    sock: socket.socket | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to open a connection and what to expect of it. All times in seconds, all sizes in bytes.
-
-    ``ssl``            the SSLContext for wss:// and for an https:// proxy; None: a default one, which verifies
-                       certificate and host name. Client certificates: SSLContext.load_cert_chain()
-    ``headers``        more headers for the handshake, a mapping or pairs; repeated names are allowed in pairs
-    ``origin``         the Origin header
-    ``auth``           (user, password) for Basic authentication (RFC 7617), instead of ``user:password@`` in the URL
-    ``cookies``        a mapping, or an http.cookiejar.CookieJar, which also takes up what the handshake sets
-    ``proxy``          the URL of a proxy: http, https, socks4a, socks5h, or socks4, socks5: names looked up here;
-                       True: from the environment (wss_proxy, ws_proxy, https_proxy, http_proxy, all_proxy, no_proxy);
-                       None: none
-    ``unix``           the path of a Unix socket to connect to; host and port of the URL are then only names
-    ``sock``           a connected stream socket to use, which is taken over: the caller's object is left without it
-    ``compression``    "deflate" offers permessage-deflate (RFC 7692), a Deflate(...) with settings; None does not
-    ``open_timeout``   for DNS, TCP, TLS and handshake together; None: no limit
-    ``close_timeout``  for the close handshake, counted anew whenever the server takes data; then the socket is aborted
-    ``ping_interval``  after so much silence a ping is sent; None turns keepalive off
-    ``ping_timeout``   after so much more silence the connection is given up; None: never
-    ``max_size``       of a received message, after decompression; None: no limit
-    ``max_queue``      messages in the inbox (which also has a bound of 64 MiB); when full, the socket is not read, nor
-                       are pings answered that stand behind
-    ``write_limit``    above so many bytes of bufferedAmount, and 128 more for each message, send() waits for the peer
-    ``callbacks``      "thread": on a thread of the socket's own; "loop": on the loop thread, for short callbacks only
-    ``output``         where a Jupyter notebook shows what callbacks print; "cell": under the cell that made the socket;
-                       None: under the one that runs, or ran last. Elsewhere it does nothing
-    """
+    """How to open a connection and what to expect of it: the WebSocketOptions, checked, and with their defaults."""
 
     ssl: tls.SSLContext | None = None
     headers: tuple[tuple[str, str], ...] = field(repr=False, default=())
@@ -178,6 +216,40 @@ class Options:
         if self.unix is not None or self.sock is not None:
             return None
         return proxy_of_environment(url, os.environ)
+
+
+def check_names(function: str, given: Iterable[str], known: frozenset[str]) -> None:
+    """Raise what Python raises for an argument that a function does not know, if one of those `given` is not."""
+    if known.issuperset(given):
+        return
+    from difflib import get_close_matches  # few ever need it
+
+    name = next(name for name in given if name not in known)
+    close = get_close_matches(name, [*sorted(known), "url", "protocols"], 1, 0.75)
+    hint = f". Did you mean {close[0]!r}?" if close else ""
+    raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
+
+
+def with_options_shown(kind: type, **other_defaults: object) -> Callable[[F], F]:
+    """Have help() and notebooks show one by one the options that a function takes as `**options: Unpack[kind]`.
+
+    ``other_defaults``  of those options that are none of Options
+    """
+    defaults = {option.name: option.default for option in fields(Options)} | other_defaults
+    types = kind.__annotations__
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[name].__forward_arg__)
+        for name, default in defaults.items()
+        if name in types
+    ]
+
+    def show(function: F) -> F:
+        signature = inspect.signature(function)
+        others = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        function.__signature__ = signature.replace(parameters=[*others, *options])  # type: ignore[attr-defined]
+        return function
+
+    return show
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:

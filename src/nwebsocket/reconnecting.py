@@ -28,14 +28,16 @@ from ._protocol.url import parse_protocols, parse_url
 from ._threads import the_loop
 from .events import CloseEvent
 from .exceptions import InvalidArgument
-from .options import Headers, Options
+from .options import CommonOptions, Headers, Options, check_names, with_options_shown
 from .websocket import WebSocket, reading
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from ._connection.supervisor import Target
     from .websocket import Data
 
-__all__ = ["Outbox", "ReconnectingWebSocket"]
+__all__ = ["Outbox", "ReconnectingOptions", "ReconnectingWebSocket"]
 
 MAX_OUTBOX = 10_000
 
@@ -78,6 +80,20 @@ def _as_given(message: Message) -> str | bytes:
     return whole.decode() if opcode == TEXT else whole
 
 
+class ReconnectingOptions(CommonOptions, total=False):
+    """What ReconnectingWebSocket() takes, all by keyword: the WebSocketOptions but for `sock`, and these.
+
+    ``headers``     ()      as there, or a function that returns them; see ReconnectingWebSocket
+    ``max_outbox``  10_000  messages kept at most
+    """
+
+    headers: Headers | Callable[[], Headers]
+    max_outbox: int
+
+
+_KNOWN = ReconnectingOptions.__optional_keys__ | {"sock"}  # which is refused with a reason
+
+
 class ReconnectingWebSocket(WebSocket):
     """A WebSocket that connects again whenever its connection is lost, until close().
 
@@ -99,14 +115,12 @@ class ReconnectingWebSocket(WebSocket):
     The other options are those of WebSocket, but for `sock`. Raises what WebSocket raises.
     """
 
+    @with_options_shown(ReconnectingOptions, max_outbox=MAX_OUTBOX)
     def __init__(
         self,
         url: str | Callable[[], str],
         protocols: str | Iterable[str] | Callable[[], str | Iterable[str]] = (),
-        *,
-        headers: Headers | Callable[[], Headers] = (),
-        max_outbox: int = MAX_OUTBOX,
-        **options: Any,
+        **options: Unpack[ReconnectingOptions],
     ) -> None:
         with the_loop.importing:
             from ._connection.opening import Opening
@@ -117,8 +131,11 @@ class ReconnectingWebSocket(WebSocket):
         inside.check_may_start(self)
         if options.get("sock") is not None:
             raise InvalidArgument("a ReconnectingWebSocket cannot use sock: there is no second one")
-        max_outbox = count_of("max_outbox", "messages", max_outbox)
-        fixed = Options(headers=() if callable(headers) else headers, **options)  # type: ignore[arg-type]
+        check_names("ReconnectingWebSocket.__init__", options, _KNOWN)
+        max_outbox = count_of("max_outbox", "messages", options.pop("max_outbox", MAX_OUTBOX))
+        headers = options.pop("headers", ())
+        others = cast("CommonOptions", options)
+        fixed = Options(headers=() if callable(headers) else headers, **others)  # type: ignore[arg-type]
         first = _UNKNOWN if callable(url) else parse_url(url)
         names = () if callable(protocols) else parse_protocols(protocols)
         fixed.proxy_for(first)
@@ -126,7 +143,7 @@ class ReconnectingWebSocket(WebSocket):
         def ask() -> Target:
             target = parse_url(url()) if callable(url) else first
             chosen = parse_protocols(protocols()) if callable(protocols) else names
-            now = replace(fixed, headers=cast(Any, headers())) if callable(headers) else fixed
+            now = replace(fixed, headers=headers()) if callable(headers) else fixed  # type: ignore[arg-type]
             inside.url = target
             make_default_tls_context(target, now.proxy_for(target), now)
             return Target(target, chosen, now)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ._connection.bridge import ReadyState
 from ._connection.inside import Inside
-from ._protocol.compression import Deflate
 from ._protocol.payload import TEXT, message_of
 from ._protocol.response import Response
 from ._protocol.url import parse_protocols, parse_url
@@ -34,16 +33,10 @@ from .events import (
     check_handler,
 )
 from .exceptions import ConnectionClosed, InvalidArgument, WaitTimeout
-from .options import Headers, Options, check_timeout
+from .options import Options, WebSocketOptions, check_names, check_timeout, with_options_shown
 
 if TYPE_CHECKING:
-    import os
-    import socket
-    import ssl as tls
-
-    from typing_extensions import Buffer, Self
-
-    from ._protocol.cookies import Cookies
+    from typing_extensions import Buffer, Self, Unpack
 
     Data = str | Buffer
 
@@ -118,7 +111,7 @@ class WebSocket:
     ``url``        ws:// or wss:// (http:// and https:// mean the same); ``user:password@`` goes as Basic authentication
     ``protocols``  the sub-protocols to offer, a str or several
 
-    The options, all by keyword, with their units and defaults, are those of `nwebsocket.Options`.
+    The options, all by keyword, with their units and defaults, are those of `nwebsocket.WebSocketOptions`.
 
     Raises InvalidURL, InvalidArgument (both ValueError) or TypeError for a bad argument, and nothing else: whatever
     happens to the connection is told by `onerror`, by wait_open(), and by every method that needs the connection.
@@ -138,53 +131,13 @@ class WebSocket:
         object.__setattr__(self, "_nwebsocket", Inside(_EMPTY_HANDLERS))
         return self
 
-    def __init__(
-        self,
-        url: str,
-        protocols: str | Iterable[str] = (),
-        *,
-        ssl: tls.SSLContext | None = None,
-        headers: Headers = (),
-        origin: str | None = None,
-        auth: tuple[str, str] | None = None,
-        cookies: Cookies | None = None,
-        proxy: str | Literal[True] | None = True,
-        unix: str | bytes | os.PathLike[str] | None = None,
-        sock: socket.socket | None = None,
-        compression: Literal["deflate"] | Deflate | None = "deflate",
-        open_timeout: float | None = 10.0,
-        close_timeout: float = 10.0,
-        ping_interval: float | None = 20.0,
-        ping_timeout: float | None = 20.0,
-        max_size: int | None = 16 * 2**20,
-        max_queue: int = 65_536,
-        write_limit: int = 16 * 2**20,
-        callbacks: Literal["thread", "loop"] = "thread",
-        output: Literal["cell"] | None = None,
-    ) -> None:
+    @with_options_shown(WebSocketOptions)
+    def __init__(self, url: str, protocols: str | Iterable[str] = (), **options: Unpack[WebSocketOptions]) -> None:
         inside = self._nwebsocket
         inside.check_may_start(self)
-        options = Options(
-            ssl=ssl,
-            headers=headers,  # type: ignore[arg-type]
-            origin=origin,
-            auth=auth,
-            cookies=cookies,
-            proxy=proxy,
-            unix=unix,
-            sock=sock,
-            compression=compression,
-            open_timeout=open_timeout,
-            close_timeout=close_timeout,
-            ping_interval=ping_interval,
-            ping_timeout=ping_timeout,
-            max_size=max_size,
-            max_queue=max_queue,
-            write_limit=write_limit,
-            callbacks=callbacks,
-            output=output,
-        )
-        inside.start(self, parse_url(url), parse_protocols(protocols), options)
+        check_names("WebSocket.__init__", options, WebSocketOptions.__optional_keys__)
+        checked = Options(**options)  # type: ignore[arg-type]  # `headers`, of which it makes pairs
+        inside.start(self, parse_url(url), parse_protocols(protocols), checked)
 
     # ---- the browser's surface
 
@@ -478,7 +431,8 @@ WebSocket.__init__ = _counting(WebSocket.__init__)  # type: ignore[method-assign
 WebSocket.__new__.__signature__ = inspect.signature(WebSocket.__init__)  # type: ignore[attr-defined]
 
 
-def connect(url: str, protocols: str | Iterable[str] = (), **options: Any) -> WebSocket:
+@with_options_shown(WebSocketOptions)
+def connect(url: str, protocols: str | Iterable[str] = (), **options: Unpack[WebSocketOptions]) -> WebSocket:
     """`WebSocket(url, protocols, **options)`, once it is open. Raises what went wrong (see WebSocket.wait_open)."""
     ws = WebSocket(url, protocols, **options)
     try:

@@ -34,6 +34,7 @@ from nwebsocket import (
     ReconnectingWebSocket,
     WebSocket,
     WebSocketError,
+    connect,
 )
 from nwebsocket._protocol.payload import message_of
 from nwebsocket.options import Options, check_timeout
@@ -47,6 +48,36 @@ class Client(QueryMixin, WebSocket):
 def ws(echo: str) -> Iterator[Client]:
     with Client(echo) as ws:
         yield ws
+
+
+# --- Names
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "hint"),
+    [
+        (WebSocket, "max_sise", r"\. Did you mean 'max_size'\?"),
+        (WebSocket, "header", r"\. Did you mean 'headers'\?"),
+        (WebSocket, "subprotocols", r"\. Did you mean 'protocols'\?"),
+        (WebSocket, "timeout", ""),
+        (WebSocket, "max_outbox", ""),
+        (Client, "ping_timout", r"\. Did you mean 'ping_timeout'\?"),
+        (connect, "max_sise", r"\. Did you mean 'max_size'\?"),
+        (ReconnectingWebSocket, "max_sise", r"\. Did you mean 'max_size'\?"),
+        (ReconnectingWebSocket, "max_outbux", r"\. Did you mean 'max_outbox'\?"),
+    ],
+)
+def test_a_misspelt_option_is_refused_at_the_call(make: Any, given: str, hint: str) -> None:
+    name = "ReconnectingWebSocket" if make is ReconnectingWebSocket else "WebSocket"
+    expected = rf"{name}\.__init__\(\) got an unexpected keyword argument '{given}'{hint}"
+    with pytest.raises(TypeError, match=f"^{expected}$"):
+        make("ws://127.0.0.1:1/", close_timeout=1, **{given: 1})
+
+
+@pytest.mark.parametrize("make", [WebSocket, Client, connect, ReconnectingWebSocket])
+def test_options_go_by_keyword(make: Any) -> None:
+    with pytest.raises(TypeError, match=r"takes from \d to \d positional arguments but \d were given"):
+        make("ws://127.0.0.1:1/", (), None)
 
 
 # --- Numbers

@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from nwebsocket import InvalidArgument, InvalidURL, WebSocket, __version__
 
@@ -16,6 +16,8 @@ from .returning import ReturningWebSocket
 
 if TYPE_CHECKING:
     import ssl
+
+    from nwebsocket import WebSocketOptions
 
 _DESCRIPTION = """\
 Talk to a WebSocket server.
@@ -60,7 +62,7 @@ class Arguments(argparse.Namespace):
     subprotocol: list[str]
     origin: str | None
     user: str | None
-    proxy: str | bool | None
+    proxy: str | Literal[True] | None
     unix: str | None
     cacert: str | None
     cert: str | None
@@ -247,7 +249,7 @@ def _in_short(text: str) -> str:
 
 def make_socket(arguments: Arguments) -> WebSocket:
     """Begin to connect as the arguments say. Raises UsageError."""
-    kind = ReturningWebSocket if arguments.reconnect else WebSocket
+    kind: type[WebSocket] = ReturningWebSocket if arguments.reconnect else WebSocket
     url = arguments.url if _SCHEME.match(arguments.url) else f"ws://{arguments.url}"
     try:
         return kind(url, arguments.subprotocol, **_options(arguments))
@@ -255,7 +257,7 @@ def make_socket(arguments: Arguments) -> WebSocket:
         raise UsageError(str(error)) from None
 
 
-def _options(arguments: Arguments) -> dict[str, Any]:
+def _options(arguments: Arguments) -> WebSocketOptions:
     return {
         "headers": [pair for given in arguments.header for pair in _headers(given)],
         "origin": arguments.origin,
