@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._connection.supervisor import Target
-    from .websocket import Data
+    from .websocket import Data, Fragments
 
 __all__ = ["Outbox", "ReconnectingOptions", "ReconnectingWebSocket"]
 
@@ -169,7 +169,7 @@ class ReconnectingWebSocket(WebSocket):
         """
         return True
 
-    def send(self, data: Data | Iterable[Data], keep: bool = True) -> None:
+    def send(self, data: Data | Fragments, keep: bool = True) -> None:
         """Send a message, as WebSocket.send() does; while there is no connection, keep it for the next one.
 
         ``keep``  False: not, and raise InvalidStateError then; if the connection is lost before the message has left,

@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from ._connection.bridge import ReadyState
 from ._connection.inside import Inside
@@ -38,7 +38,14 @@ from .options import Options, WebSocketOptions, check_names, check_timeout, with
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self, Unpack
 
-    Data = str | Buffer
+    class Array(Protocol):
+        """NumPy's is a Buffer for type checkers only since Python 3.12."""
+
+        def __len__(self) -> int: ...
+        def tobytes(self) -> bytes: ...
+
+    Data = str | Buffer | Array
+    Fragments = Sequence[Data] | Iterator[Data]  # not Iterable: a dict of str is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +243,12 @@ class WebSocket:
         _check_event_type(type)
         self._nwebsocket.callbacks.remove(type, fn)
 
-    def send(self, data: Data | Iterable[Data]) -> None:
+    def send(self, data: Data | Fragments) -> None:
         """Send a message: str as text; bytes, or anything with a buffer (a NumPy array), as binary.
 
-        An iterable of either goes out as one fragmented message, an item a fragment; it is read to its end first.
-        The data is copied: it may be changed afterwards. Waits while `bufferedAmount`, and 128 bytes for each message
-        in it, is over `write_limit`.
+        A list, a tuple or an iterator of either goes out as one message, an item a fragment; it is read to its end
+        first. The data is copied: it may be changed afterwards. Waits while `bufferedAmount`, and 128 bytes for each
+        message in it, is over `write_limit`.
 
         Raises InvalidStateError in CONNECTING and ConnectionClosed in CLOSING and CLOSED (both ConnectionError),
         TypeError for anything else than the above, UnicodeEncodeError (ValueError) for a lone surrogate: then nothing
