@@ -10,15 +10,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
-Message = str | bytes
-M = TypeVar("M", bound=Message)
+from _messages import Message
 
 
 class Job(Protocol):
     def round(self, amount: float) -> int: ...
-    def close(self) -> None: ...
+    def close(self) -> object: ...
 
 
 class Link(NamedTuple):
@@ -27,11 +26,6 @@ class Link(NamedTuple):
     send: Callable[[Any], object]
     recv: Callable[[], Message]
     close: Callable[[], object]
-
-
-def message_of(size: int, kind: str) -> Message:
-    """Return a message of `size` bytes; `kind` is "text" or "bytes"."""
-    return "x" * size if kind == "text" else b"x" * size
 
 
 def check_size(message: Message, size: int) -> None:

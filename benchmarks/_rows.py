@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from _messages import TICK_SIZE
 from _server import FLOOD_SIZE
 
 SMALL, LARGE, HUGE = 32, 64 * 2**10, 2**20
 FLOOD = 200_000
 IDLE = 1000
+TICKS = 40_000
 
+BASE = "base"
+"""The nwebsocket of another source tree, in each of the ways of ours: "base, callbacks"."""
 V1, V1_CALLBACKS = "nwebsocket 1.0.0", "nwebsocket 1.0.0, callbacks"
 SYNCHRONOUS = ("websockets", "websocket-client", "simple-websocket", "curl_cffi")
 PEERS = (*SYNCHRONOUS, "aiohttp")
@@ -22,8 +26,9 @@ class Row:
     """One thing that is measured.
 
     ``clients``    ours first: the ratios are its figure to each other's
-    ``measure``    how: "rounds" of a job, or one of the others of compare.py
+    ``measure``    how: "rounds" of a job, "default" for rounds with default options, or one of the others of compare.py
     ``job``        for rounds: the method of the clients (see _clients.py), with its ``arguments`` after the URL
+    ``server``     with default options: the name of the server (see _real_servers.py)
     ``messages``   how many a round is long; 0: a round is --seconds long
     """
 
@@ -35,8 +40,75 @@ class Row:
     job: str = "echo"
     arguments: tuple[Any, ...] = ()
     path: str = "echo"
+    server: str = ""
     tls: bool = False
     messages: int = 0
+
+    def with_base(self) -> Row:
+        """The same row with BASE next to each of ours."""
+        if self.measure == "growth":
+            return self
+        clients = []
+        for client in self.clients:
+            clients += [client, base_of(client)] if is_ours(client) else [client]
+        return replace(self, clients=tuple(clients))
+
+
+def library(client: str) -> str:
+    return client.partition(",")[0]
+
+
+def is_ours(client: str) -> bool:
+    return library(client) == "nwebsocket"
+
+
+def base_of(client: str) -> str:
+    """The same way of using the other source tree."""
+    return BASE + client.removeprefix("nwebsocket")
+
+
+_WAYS = ("nwebsocket", "nwebsocket, callbacks", "nwebsocket, loop", "nwebsocket, reconnecting")
+_RECONNECTING_CALLBACKS = "nwebsocket, reconnecting, callbacks"
+_JSON = f"JSON of {TICK_SIZE} B"
+
+
+def _default(
+    name: str,
+    title: str,
+    clients: tuple[str, ...] = (*_WAYS, _RECONNECTING_CALLBACKS, *PEERS),
+    server: str = "websockets",
+    **how: Any,
+) -> Row:
+    how = {"job": "echo_texts", "arguments": ("ticks", 1)} | how
+    return Row(name, title, clients, measure="default", server=server, **how)
+
+
+_DEFAULT = (
+    _default("json", f"{_JSON}, one at a time"),
+    _default("4k", "4 KiB of English, one at a time", arguments=("prose", 1)),
+    _default("json-64", f"{_JSON}, 64 in flight", (*_WAYS, *PEERS), arguments=("ticks", 64)),
+    _default("json-1024", f"{_JSON}, 1,024 in flight", (*_WAYS, *PEERS), arguments=("ticks", 1024)),
+    _default(
+        "received",
+        f"{TICKS:,} times {_JSON} received",
+        unit="messages/s",
+        job="receive_ticks",
+        arguments=(),
+        path="ticks",
+        messages=TICKS,
+    ),
+    _default(
+        "query",
+        "that JSON with a tag, made and read: query(), or by hand",
+        ("nwebsocket, query", "nwebsocket", "websockets", "websocket-client", "simple-websocket", "curl_cffi"),
+        job="tagged",
+        arguments=(),
+    ),
+    _default("json-aiohttp", f"{_JSON}, one at a time", server="aiohttp"),
+    _default("json-uvicorn", f"{_JSON}, one at a time", server="uvicorn"),
+    _default("json-ws", f"{_JSON}, one at a time", server="ws"),
+    _default("json-ws-deflate", f"{_JSON}, one at a time", server="ws, perMessageDeflate"),
+)
 
 
 def _echo(name: str, title: str, clients: tuple[str, ...], size: int, kind: str, flight: int, tls: bool = False) -> Row:
@@ -49,7 +121,7 @@ def _flood(name: str, title: str, clients: tuple[str, ...], job: str, path: str)
 
 _MAIN = ("nwebsocket", *PEERS, V1, "raw socket")
 
-_ROWS = (
+_PLAIN = (
     _echo("one-main", "32 B text, one at a time, main thread", _MAIN, SMALL, "text", 1),
     _echo(
         "one-callbacks",
@@ -100,4 +172,6 @@ _ROWS = (
     Row("growth", "a message's cost as work grows", ("nwebsocket",), "us CPU a message", measure="growth"),
 )
 
-ROWS = {row.name: row for row in _ROWS}
+ROWS = {row.name: row for row in (*_DEFAULT, *_PLAIN)}
+GROUPS = {"default": _DEFAULT, "plain": _PLAIN}
+"""With default options on both sides; and without compression, as each client is fastest, against a server in C."""

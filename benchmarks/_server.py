@@ -94,13 +94,13 @@ def raise_descriptor_limit() -> None:
 
 def main(directory: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that measures; it ends us
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    threading.Thread(target=end_with_stdin, daemon=True).start()
     stay_on(split_processors()[0])
     raise_descriptor_limit()
     asyncio.run(_serve(Path(directory)))
 
 
-def _end_with_stdin() -> None:
+def end_with_stdin() -> None:
     sys.stdin.read()
     os._exit(0)
 
@@ -120,14 +120,14 @@ async def _serve(directory: Path) -> None:
             listener, "127.0.0.1", 0, ssl=context, max_frame_size=MAX_FRAME, enable_auto_pong=False, backlog=1024
         )
 
-    context, ca = _certificate(directory)
+    context, ca = certificate(directory)
     plain, secure = await serve(), await serve(context)
     ports = [server.sockets[0].getsockname()[1] for server in (plain, secure)]
     print(json.dumps([f"ws://127.0.0.1:{ports[0]}", f"wss://127.0.0.1:{ports[1]}", ca]), flush=True)
     await asyncio.gather(plain.serve_forever(), secure.serve_forever())
 
 
-def _certificate(directory: Path) -> tuple[ssl.SSLContext, str]:
+def certificate(directory: Path) -> tuple[ssl.SSLContext, str]:
     """Make a certificate for 127.0.0.1, and the file of the authority that signed it."""
     import trustme
 

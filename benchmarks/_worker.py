@@ -35,6 +35,7 @@ class Worker:
 
     ``path``     a directory to be searched first for its modules, or None
     ``timeout``  seconds that any one step may take
+    ``version``  of the client; and ``file`` where it was imported from, if it says so
 
     Raises ClientFailed if the client cannot be imported.
     """
@@ -47,7 +48,7 @@ class Worker:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
         try:
-            self.version: str = self._answer()
+            self.version, self.file = self._answer()
         except BaseException:
             self.kill()
             raise
@@ -104,6 +105,10 @@ class Desk:
         """Make a job with its connections (see _clients.py)."""
         self._job = getattr(self._client, job)(*arguments)
 
+    def compression(self) -> dict[str, Any]:
+        """Whether the client offers to compress by default, and what the server has accepted."""
+        return {"offers": self._client.offers, "extensions": self._client.extensions}
+
     def round(self, amount: float) -> dict[str, float]:
         """Warm up, then measure: messages per second, and microseconds of this process's CPU for each."""
         self._job.round(amount * WARM_UP)
@@ -146,13 +151,13 @@ def main(name: str, ca: str) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr
     desk: Desk | None = None
 
-    def start() -> str:
+    def start() -> tuple[str, str]:
         nonlocal desk
         from _clients import CLIENTS
 
         client = CLIENTS[name](ca)
         desk = Desk(client)
-        return client.version()
+        return client.version(), client.file()
 
     _reply(answers, start)
     for line in sys.stdin:

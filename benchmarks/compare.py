@@ -2,22 +2,37 @@
 
     pip install '.[benchmarks]' && python benchmarks/compare.py
 
-Every client runs in a process of its own and keeps one connection for each row. Before each measured round comes an
-unmeasured one of a fifth of its length. The figures are medians of the rounds; "ratio" is nwebsocket's figure to the
-client's in the same run, which tells more than the figure: that depends on the machine and on what else it does.
-"CPU us" is the client process's CPU time for each message (all its threads, and the system's work for it), in
-microseconds. Where the system lets us (Linux), the server has the last processor to itself and the clients have the
-others. Compression is off everywhere. The raw socket is no client, but the floor under all (see _clients.py).
-All rows take a quarter of an hour.
+There are two groups of rows, --rows default,plain; without that option, the first is measured.
+
+default  What users get: default options on both sides, against servers as users run them (`websockets`, aiohttp,
+         uvicorn, Node's `ws`), each in a process of its own, started for the row. Who can compress does; the table says
+         who. Each round has a new connection. The texts differ as those of a feed do (see _messages.py), and each must
+         come back as it was sent. For each client, "to websockets" and "to websocket-client" are its rate and its CPU
+         time to theirs: of pairs of the same round, and of those the median. In "received" the server, which sends the
+         messages one by one, may be the slower side: there the CPU time tells more.
+plain    No compression, each client as its documentation says is fastest, one connection for each row, against a server
+         in C. "ratio" is nwebsocket's figure to the client's, of pairs in the same way. The raw socket is no client,
+         but the floor under all (see _raw.py).
+
+Every client runs in a process of its own. Before each measured round comes an unmeasured one of a fifth of its length.
+The figures are medians of the rounds; the ratios tell more than the figures, which depend on the machine and on what
+else it does. "CPU us" is the client process's CPU time for each message (all its threads, and the system's work for
+it), in microseconds. Where the system lets us (Linux), the server has the last processor to itself and the clients have
+the others. The first group takes some ten minutes, the second twenty.
 
 The first release of nwebsocket has the same import name; it is measured from a directory of its own:
 
     pip install --no-deps --target /tmp/v1 nwebsocket==1.0.0 && python benchmarks/compare.py --nwebsocket1 /tmp/v1
 
-    --rows       which rows, by name (see --help), in _rows.py
+And so is any other version, from its source tree, in each row and way that ours is measured in, to judge a change:
+
+    git worktree add /tmp/before main && python benchmarks/compare.py --base /tmp/before/src
+
+    --rows       which rows, by group or by name (see --help), in _rows.py
+    --base SRC   another source tree, to be compared too
     --json FILE  everything measured, each round too
     --plot FILE  a bar chart; needs matplotlib
-    --markdown   the table for a README: a line a row, a column a client
+    --markdown   the tables for a README: a line a row, a column a client
 """
 
 from __future__ import annotations
@@ -31,9 +46,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import _plot
 import _report
-from _report import Progress, Result
-from _rows import IDLE, ROWS, SMALL, V1, Row
+from _real_servers import COMPRESSING, ServerMissing, real_server
+from _report import Progress, Result, paired
+from _rows import BASE, GROUPS, IDLE, ROWS, SMALL, V1, Row, library
 from _server import Address, running_server, split_processors, stay_on
 from _worker import ClientFailed, Worker
 
@@ -53,6 +70,7 @@ MODULES = {
     "curl_cffi": "curl_cffi",
     "aiohttp": "aiohttp",
     V1: "nwebsocket",
+    BASE: "nwebsocket",
 }
 
 IMPORT = "from time import perf_counter; began = perf_counter(); import {}; print((perf_counter() - began) * 1e3)"
@@ -61,13 +79,16 @@ IMPORT = "from time import perf_counter; began = perf_counter(); import {}; prin
 class Bench:
     """The clients' processes, and how each kind of row is measured with them."""
 
-    def __init__(self, address: Address, options: argparse.Namespace) -> None:
+    def __init__(self, address: Address, processors: tuple[set[int], set[int]], options: argparse.Namespace) -> None:
         self._address = address
+        self._processors = processors
         self._options = options
         self._progress = Progress()
         self._workers: dict[str, Worker] = {}
         self._left_out: dict[str, str] = {}  # clients that cannot run at all, and why
         self.versions: dict[str, str] = {}
+        self.files: dict[str, str] = {}  # where ours and the other source tree were imported from
+        self.servers: dict[str, str] = {}  # those with default options, and what they are
 
     def __enter__(self) -> Bench:
         return self
@@ -77,9 +98,10 @@ class Bench:
             worker.kill()
 
     def measure(self, row: Row) -> list[Result]:
-        """Measure a row; a client that has failed has a result that says why."""
+        """Measure a row; a client that has failed has a result that says why. Raises ServerMissing."""
         kinds: dict[str, Callable[[Row], Iterator[Result]]] = {
             "rounds": self._rounds,
+            "default": self._default,
             "idle": self._idle,
             "import": self._imports,
             "growth": self._growth,
@@ -89,7 +111,7 @@ class Bench:
         if row.measure != "growth":
             results.sort(key=lambda result: row.clients.index(result.client))
             for result in results:
-                result.ratio = _quotient(results[0].figure, result.figure)
+                result.ratio = paired(results[0].rounds, result.rounds)
         return results
 
     # --- The kinds of rows
@@ -100,13 +122,45 @@ class Bench:
         results = {client: Result(client) for client in row.clients}
         for client, result in results.items():
             self._step(result, client, "open", row.job, url, *row.arguments)
-        for number in range(self._options.rounds):
-            for client, result in list(results.items())[:: -1 if number % 2 else 1]:
-                self._progress.show(f"{row.name}: round {number + 1} of {self._options.rounds}, {client}")
-                self._step(result, client, "round", row.messages or self._options.seconds)
+        for result in self._alternating(row, results):
+            self._step(result, result.client, "round", row.messages or self._options.seconds)
         for client, result in results.items():
             self._step(result, client, "close")
         yield from results.values()
+
+    def _default(self, row: Row) -> Iterator[Result]:
+        """Rounds of a job with default options, alternating between the clients, against a server of the row's own.
+
+        Each has a new connection: a client that answers pings in recv() only would lose one while the others are
+        measured.
+        """
+        results = {client: Result(client) for client in row.clients}
+        with real_server(row.server, self._processors) as server:
+            self.servers[row.server] = server.about
+            url = server.address.url(row.path, tls=False)
+            for result in self._alternating(row, results):
+                self._step(result, result.client, "open", row.job, url, *row.arguments)
+                self._check_compression(row, result)
+                self._step(result, result.client, "round", row.messages or self._options.seconds)
+                self._step(result, result.client, "close")
+        yield from results.values()
+
+    def _alternating(self, row: Row, results: dict[str, Result]) -> Iterator[Result]:
+        """The results, each once a round, in the other order every other round."""
+        for number in range(self._options.rounds):
+            for result in list(results.values())[:: -1 if number % 2 else 1]:
+                self._progress.show(f"{row.name}: round {number + 1} of {self._options.rounds}, {result.client}")
+                yield result
+
+    def _check_compression(self, row: Row, result: Result) -> None:
+        """See to it that the connection is compressed if both sides do that by default, and not otherwise."""
+        if result.note:
+            return
+        told = self._worker(result.client).ask("compression")
+        compressed = "permessage-deflate" in told["extensions"]
+        if compressed != (told["offers"] and COMPRESSING[row.server]):
+            result.fail(f"with {told['extensions'] or 'no'} extension, which is not the default")
+        result.compression = "deflate" if compressed else "none" if told["offers"] else "cannot"
 
     def _step(self, result: Result, client: str, *request: Any) -> None:
         """Have a client do the next step of its row, unless it has failed in one before."""
@@ -191,17 +245,25 @@ class Bench:
         return worker
 
     def _fresh(self, client: str) -> Worker:
-        if client in self._left_out:
-            raise ClientFailed(self._left_out[client])
-        if client.startswith(V1) and self._options.nwebsocket1 is None:
-            self._left_out[client] = "needs --nwebsocket1"
-            raise ClientFailed(self._left_out[client])
-        try:
-            worker = Worker(client, self._address.ca, self._path(client), TIMEOUT)
-        except ClientFailed as failure:
-            self._left_out[client] = str(failure)
-            raise
+        if client not in self._left_out:
+            try:
+                return self._started(client)
+            except ClientFailed as failure:
+                self._left_out[client] = str(failure)
+        raise ClientFailed(self._left_out[client])
+
+    def _started(self, client: str) -> Worker:
+        path = self._path(client)
+        if path is None and client.startswith(V1):
+            raise ClientFailed("needs --nwebsocket1")
+        name = client.replace(BASE, "nwebsocket", 1) if library(client) == BASE else client
+        worker = Worker(name, self._address.ca, path, TIMEOUT)
+        if library(client) == BASE and not Path(worker.file).resolve().is_relative_to(Path(str(path)).resolve()):
+            worker.kill()
+            raise ClientFailed(f"{worker.file} was imported instead of what is in {path}")
         self.versions[client] = worker.version
+        if worker.file:
+            self.files[library(client)] = worker.file
         return worker
 
     def _can_run(self, client: str) -> bool:
@@ -212,7 +274,9 @@ class Bench:
         return True
 
     def _path(self, client: str) -> str | None:
-        return self._options.nwebsocket1 if client.startswith(V1) else None
+        """Where the client's modules are, if not where everybody finds them."""
+        paths: dict[str, str | None] = {V1: self._options.nwebsocket1, BASE: self._options.base}
+        return paths.get(library(client))
 
 
 def _quotient(number: float | None, divisor: float | None) -> float | None:
@@ -228,11 +292,12 @@ def _import_time(module: str, path: str | None) -> float:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="nwebsocket side by side with other clients.",
-        epilog="rows: " + ", ".join(ROWS),
+        epilog="; ".join(f"{group}: {', '.join(row.name for row in rows)}" for group, rows in GROUPS.items()),
     )
-    parser.add_argument("--rows", type=_rows, default=list(ROWS.values()), help="names, with commas (default: all)")
+    parser.add_argument("--rows", type=_rows, default="default", help="groups or names, with commas (default: default)")
     parser.add_argument("--seconds", type=float, default=0.5, help="length of a round (default: 0.5)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each client, alternating (default: 5)")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each client, alternating (default: 7)")
+    parser.add_argument("--base", metavar="SRC", help="another source tree of nwebsocket, its src, to be compared too")
     parser.add_argument("--nwebsocket1", metavar="DIRECTORY", help="where nwebsocket 1.0.0 is, to be compared too")
     parser.add_argument("--markdown", action="store_true", help="print the table for a README as well")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
@@ -241,31 +306,44 @@ def parse_options() -> argparse.Namespace:
 
 
 def _rows(names: str) -> list[Row]:
-    if unknown := [name for name in names.split(",") if name not in ROWS]:
-        raise argparse.ArgumentTypeError(f"no row {', '.join(unknown)}; the rows are {', '.join(ROWS)}")
-    return [ROWS[name] for name in names.split(",")]
+    if unknown := [name for name in names.split(",") if name not in ROWS and name not in GROUPS]:
+        raise argparse.ArgumentTypeError(f"no row {', '.join(unknown)}; there are {', '.join([*GROUPS, *ROWS])}")
+    return list(dict.fromkeys(row for name in names.split(",") for row in GROUPS.get(name) or (ROWS[name],)))
+
+
+def _measured(bench: Bench, row: Row) -> list[Result]:
+    """Measure a row and print it; if its server is missing, say so and return nothing."""
+    try:
+        results = bench.measure(row)
+    except ServerMissing as missing:
+        print(f"{row.name}: left out, because {missing}\n", flush=True)
+        return []
+    print(_report.table(row, results), flush=True)
+    return results
 
 
 def main() -> None:
     options = parse_options()
     if options.plot:
-        _report.require_matplotlib()
+        _plot.require_matplotlib()
     results: dict[Row, list[Result]] = {}
     load = _report.load()
-    with running_server() as address, Bench(address, options) as bench:
-        processors = split_processors()
+    processors = split_processors()
+    with running_server() as address, Bench(address, processors, options) as bench:
         stay_on(processors[1])  # and with us all clients, which we start
-        for row in options.rows:
-            results[row] = bench.measure(row)
-            print(_report.table(row, results[row]), flush=True)
-    about = _report.about(bench.versions, processors, load)
+        for row in (row.with_base() if options.base else row for row in options.rows):
+            if found := _measured(bench, row):
+                results[row] = found
+    about = _report.about(bench.versions, bench.servers, processors, load)
     print(about)
+    if options.base:
+        print(*(f"{name} is {file}" for name, file in bench.files.items()), sep="\n")
     if options.markdown:
         print(_report.markdown(results))
     if options.json:
         options.json.write_text(_report.as_json(results, bench.versions, about))
     if options.plot:
-        _report.plot(results, about, options.plot)
+        _plot.plot(results, about, options.plot)
 
 
 if __name__ == "__main__":

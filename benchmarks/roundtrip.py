@@ -2,8 +2,9 @@
 
     pip install '.[benchmarks]' && python benchmarks/roundtrip.py
 
-Starts an echo server in a process of its own (picows, in C, so that the client is what is measured) unless --url names
-one. The ways to query:
+Starts an echo server in a process of its own unless --url names one: that of `websockets`, as users run it, which
+accepts our offer to compress; with --compression none picows, which is C, so that the client is what is measured. The
+ways to query:
 
     main         one query at a time from the main thread: send(), recv()
     callbacks    one at a time; onmessage, on the socket's callback thread, sends the next
@@ -13,16 +14,18 @@ one. The ways to query:
     query        the same with QueryMixin: query() and result()
     json1024, query1024   so many of these in flight
 
-with messages of 32 B to 1 MiB, text and bytes, plain and TLS. No more than 8 MiB are in flight: of 64 KiB, 64 and 128
-messages; of 1 MiB, 8.
+with messages of 32 B to 1 MiB, text and bytes, plain and TLS. The texts are pieces of a book, the bytes are random, and
+no message comes soon again, so that they shrink as real ones do: texts by half or more, bytes not at all. No more than
+8 MiB are in flight: of 64 KiB, 64 and 128 messages; of 1 MiB, 8.
 
 Everything is measured in turn, in short rounds, each on a new connection, after an unmeasured one of a fifth of its
 length; the table has the medians of the rounds. The latency is that of a query, from its send() until its answer is
 handed over, in microseconds. "CPU us" is this process's CPU time for a query (all its threads, and the
-system's work for it), in microseconds. Compression is off. Where the system lets us (Linux), the server has the last
-processor to itself and we have the others: on one processor, the same round trip is another thing.
+system's work for it), in microseconds. Where the system lets us (Linux), the server has the last processor to itself
+and we have the others: on one processor, the same round trip is another thing.
 
-    --only       what to measure, in the words of the table: --only plain text 32B 64KiB main loop
+    --only         what to measure, in the words of the table: --only plain text 32B 64KiB main loop
+    --compression  deflate, the library's default, or none
 """
 
 from __future__ import annotations
@@ -31,19 +34,24 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from statistics import median, quantiles
 from string import ascii_letters, digits
+from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 from typing import Any
 
-from _clients import Nwebsocket, NwebsocketCallbacks, NwebsocketLoop, NwebsocketQueries
-from _jobs import Echo, Link, Message, check_size, message_of
+from _callback_jobs import CallbackEcho
+from _jobs import Echo, Link, check_size
+from _messages import Message, pieces, random_bytes
+from _ours import Nwebsocket, NwebsocketCallbacks, NwebsocketLoop, NwebsocketQueries
+from _real_servers import ServerMissing, real_server
 from _report import Progress, about, load
-from _server import running_server, split_processors, stay_on
+from _server import Address, running_server, split_processors, stay_on
 from _worker import WARM_UP
 
 SIZES = {"32B": 32, "1KiB": 2**10, "64KiB": 2**16, "1MiB": 2**20}
@@ -53,13 +61,21 @@ WAYS = ("main", "callbacks", "loop", "64", "1024", *OBJECT_WAYS)
 WORDS = (("plain", "TLS"), ("text", "bytes"), tuple(SIZES), WAYS)
 MOST_IN_FLIGHT = 8 * 2**20
 """Bytes: they all wait in the memory of both processes."""
+MESSAGES = 2**22
+"""Bytes of different messages, and at least four: then they come again."""
+
+
+@cache
+def messages_of(size: int, kind: str) -> list[Any]:
+    return (pieces if kind == "text" else random_bytes)(size, min(max(4, MESSAGES // size), 10_000))
 
 
 class TimedEcho(Echo):
-    """An Echo that takes the time of each query as well."""
+    """An Echo of different messages, all of one size, that takes the time of each query as well."""
 
-    def __init__(self, link: Link, message: Message, in_flight: int) -> None:
-        super().__init__(link, message, in_flight)
+    def __init__(self, link: Link, messages: list[Any], in_flight: int) -> None:
+        super().__init__(link, messages[0], in_flight)
+        self.messages: Iterator[Message] = itertools.cycle(messages)
         self.seconds: list[float] = []  # of each query of the last round
 
     def round(self, seconds: float) -> int:
@@ -67,9 +83,9 @@ class TimedEcho(Echo):
         return super().round(seconds)
 
     def burst(self) -> None:
-        (send, recv, _), message, size = self.link, self.message, len(self.message)
+        (send, recv, _), size = self.link, len(self.message)
         sent = []
-        for _ in range(self.in_flight):
+        for message in itertools.islice(self.messages, self.in_flight):
             sent.append(perf_counter())
             send(message)
         for began in sent:
@@ -82,9 +98,9 @@ class JsonEcho(TimedEcho):
     """Each text in a JSON object, made and read by hand."""
 
     def burst(self) -> None:
-        (send, recv, _), message, size = self.link, self.message, len(self.message)
+        (send, recv, _), size = self.link, len(self.message)
         sent = []
-        for number in range(self.in_flight):
+        for number, message in enumerate(itertools.islice(self.messages, self.in_flight)):
             sent.append(perf_counter())
             send(json.dumps({"data": message, "id": number}))
         for began in sent:
@@ -96,9 +112,10 @@ class QueryEcho(TimedEcho):
     """Each text in a query; the link's send() is query()."""
 
     def burst(self) -> None:
-        (query, *_), message, size = self.link, self.message, len(self.message)
+        query: Any = self.link.send
+        size = len(self.message)
         sent = []
-        for _ in range(self.in_flight):
+        for message in itertools.islice(self.messages, self.in_flight):
             began = perf_counter()
             sent.append((began, query({"data": message})))
         for began, asked in sent:
@@ -127,9 +144,9 @@ class Row:
         name = self.words[3].rstrip(digits)
         return f"{name} {self.in_flight:,} in flight".lstrip() if name != self.words[3] else name
 
-    def measure(self, ca: str | None, seconds: float) -> None:
+    def measure(self, ca: str | None, compression: str | None, seconds: float) -> None:
         """Add a round."""
-        job = self._job(ca)
+        job = self._job(ca, compression)
         job.round(seconds * WARM_UP)
         cpu, began = process_time(), perf_counter()
         count = job.round(seconds)
@@ -141,17 +158,17 @@ class Row:
         self.p99.append(percentiles[98] * 1e6)
         self.cpu.append(cpu / count * 1e6)
 
-    def _job(self, ca: str | None) -> Any:
-        _, kind, size, way = self.words
-        if way == "callbacks":
-            return NwebsocketCallbacks(ca).echo(self.url, SIZES[size], kind, 1)
-        if way == "loop":
-            return NwebsocketLoop(ca).echo(self.url, SIZES[size], kind, 1)
-        message = message_of(SIZES[size], kind)
+    def _job(self, ca: str | None, compression: str | None) -> Any:
+        _, kind, name, way = self.words
+        size, url = SIZES[name], self.url
+        messages = messages_of(size, kind)
+        if way in ("callbacks", "loop"):
+            client = (NwebsocketLoop if way == "loop" else NwebsocketCallbacks)(ca, compression)
+            return CallbackEcho(lambda handler: client.handled(url, handler), itertools.cycle(messages), size)
         if way.startswith("query"):
-            return QueryEcho(NwebsocketQueries(ca).open(self.url, kind), message, self.in_flight)
+            return QueryEcho(NwebsocketQueries(ca, compression).open(url, kind), messages, self.in_flight)
         echo = JsonEcho if way.startswith("json") else TimedEcho
-        return echo(Nwebsocket(ca).open(self.url, kind), message, self.in_flight)
+        return echo(Nwebsocket(ca, compression).open(url, kind), messages, self.in_flight)
 
     def line(self) -> str:
         over, kind, size, _ = self.words
@@ -170,13 +187,13 @@ def rows_of(urls: Mapping[str, str], only: list[str]) -> list[Row]:
     return list({(*row.words[:3], row.how): row for row in rows}.values())
 
 
-def measure(rows: list[Row], ca: str | None, seconds: float, rounds: int) -> None:
+def measure(rows: list[Row], ca: str | None, compression: str | None, seconds: float, rounds: int) -> None:
     """Measure all rows in turn, so many times, and show how far it is."""
     progress = Progress()
     for number, row in enumerate(rows * rounds):
         done = number / len(rows) / rounds
         progress.show(f"[{'#' * int(done * 40):40}] {done:4.0%}  {' '.join(row.words)}")
-        row.measure(ca, seconds)
+        row.measure(ca, compression, seconds)
     progress.clear()
 
 
@@ -184,6 +201,12 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Round-trip queries per second of one connection.")
     words = list(itertools.chain(*WORDS))
     parser.add_argument("--url", help="measure this echo server instead of one of our own")
+    parser.add_argument(
+        "--compression",
+        choices=["deflate", "none"],
+        default="deflate",
+        help="what we offer; the server decides (default: deflate, as in the library)",
+    )
     parser.add_argument("--seconds", type=float, default=0.25, help="length of a round (default: 0.25)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each row (default: 3)")
     parser.add_argument("--only", nargs="+", choices=words, default=[], metavar="WORD", help=f"of {', '.join(words)}")
@@ -192,20 +215,43 @@ def parse_options() -> argparse.Namespace:
 
 def main() -> None:
     options = parse_options()
+    compression = None if options.compression == "none" else options.compression
     before = load()
+    server: dict[str, str] = {}
+    processors: tuple[set[int], set[int]] = (set(), set()) if options.url else split_processors()
     with ExitStack() as stack:
         if options.url:
             urls, ca = {"TLS" if options.url.startswith("wss:") else "plain": options.url}, None
-            processors: tuple[set[int], set[int]] = (set(), set())
         else:
-            address = stack.enter_context(running_server())
+            address, server = own_server(stack, compression, processors)
             urls, ca = {"plain": address.url("echo", tls=False), "TLS": address.url("echo", tls=True)}, address.ca
-            processors = split_processors()
-            stay_on(processors[1])
+        stay_on(processors[1])
         rows = rows_of(urls, options.only)
-        measure(rows, ca, options.seconds, options.rounds)
+        used = extensions(rows[0].url, ca, compression) if rows else ""
+        measure(rows, ca, compression, options.seconds, options.rounds)
     print(HEAD, *(row.line() for row in rows), sep="\n")
-    print(about({"nwebsocket": version("nwebsocket")}, processors, before))
+    print(f"compression: {used or 'none'}")
+    print(about({"nwebsocket": version("nwebsocket")}, server, processors, before))
+
+
+def own_server(
+    stack: ExitStack, compression: str | None, processors: tuple[set[int], set[int]]
+) -> tuple[Address, dict[str, str]]:
+    """Start one that compresses if we do; return its address, and what it is."""
+    if compression is None:
+        return stack.enter_context(running_server()), {}
+    try:
+        server = stack.enter_context(real_server("websockets", processors, stack.enter_context(TemporaryDirectory())))
+    except ServerMissing as missing:
+        sys.exit(f"{missing}, which the server needs: pip install '.[benchmarks]'")
+    return server.address, {"websockets": server.about}
+
+
+def extensions(url: str, ca: str | None, compression: str | None) -> str:
+    """What the server has accepted of our offer."""
+    ws = Nwebsocket(ca, compression).made(url).wait_open()
+    ws.close()
+    return str(ws.extensions)
 
 
 if __name__ == "__main__":
