@@ -161,7 +161,7 @@ def test_the_protocol_does_no_input_or_output() -> None:
 
 
 def test_the_fast_lanes_know_nothing_of_ours_nor_wsproto() -> None:
-    assert imports_at_run_time("_protocol.fast_lane") == {"__future__", "codecs", "io", "os"}
+    assert imports_at_run_time("_protocol.fast_lane") == {"__future__", "codecs", "io", "os", "typing"}
     assert imports_at_run_time("_protocol.plain_handshake") == {"__future__", "collections", "re"}
 
 

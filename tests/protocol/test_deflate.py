@@ -7,9 +7,11 @@ import random
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from compressed import short_ones_too  # noqa: F401 - used by all tests
 from hypothesis import given
 from hypothesis import strategies as st
 from peers import LIMIT, Peer, RawServer, Server, echo_server, uvicorn_server
@@ -41,7 +43,7 @@ def frame(opcode: int, payload: bytes, flags: int = FIN | RSV1) -> bytes:
 def accepted(
     parameters: str = "", max_size: int | None = None, settings: Deflate = Deflate()  # noqa: B008  # it is immutable
 ) -> DeflateExtension:
-    deflate = DeflateExtension(settings, max_size)
+    deflate = DeflateExtension(replace(settings, threshold=0), max_size)
     deflate.finalize("permessage-deflate" + parameters)
     return deflate
 
@@ -98,6 +100,7 @@ class TestSettings:
         [
             *(("level", value, "from 0 to 9, not") for value in (-1, 10, 6.0, "6", None, True)),
             *(("mem_level", value, "from 1 to 9, not") for value in (0, 10, 8.0, None, True)),
+            *(("threshold", value, "from 0 to 2147483647, not") for value in (-1, 2**31, 32.0, None, True)),
             *(("client_max_window_bits", value, "from 9 to 15, not") for value in (8, 16, "15", None, True)),
             *(("server_max_window_bits", value, "from 8 to 15 or None, not") for value in (7, 16, "8", False)),
             *(
@@ -609,3 +612,21 @@ class TestRealServers:
             ws = WebSocket(server.url, compression=Deflate(server_max_window_bits=10))
             with pytest.raises(HandshakeError, match="server_max_window_bits is 11; at most 10 had been asked"):
                 ws.wait_open(LIMIT)
+
+
+@pytest.mark.parametrize("fast_lane", [True, False])
+@pytest.mark.parametrize("threshold", [0, 5, 32])
+def test_shorter_messages_than_the_threshold_go_out_as_they_are(fast_lane: bool, threshold: int) -> None:
+    deflate = DeflateExtension(Deflate(threshold=threshold), None)
+    deflate.finalize("permessage-deflate")
+    connection = Connection(ConnectionType.CLIENT, [deflate])
+    for size in (0, 4, 5, 31, 32, 1000):
+        payload = bytes(size)
+        if fast_lane:
+            (data,) = deflate.frames_of([(BINARY, payload, size)])
+            deflate.deflated = []
+        else:
+            data = connection.send(BytesMessage(payload))
+        assert bool(data[0] & RSV1) == (size >= threshold), size
+    (data,) = deflate.frames_of([(BINARY, (b"a", b"b"), 2)])
+    assert data[0] & RSV1, "the size of a message in fragments is not known at the first one"

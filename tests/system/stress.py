@@ -40,7 +40,7 @@ from typing import Any
 from stressing.actions import Action, Querying, ReconnectingQuerying, choose
 from stressing.monitor import Broken, Watched
 
-from nwebsocket import ReconnectingWebSocket, WaitTimeout, WebSocket, open_sockets
+from nwebsocket import Deflate, ReconnectingWebSocket, WaitTimeout, WebSocket, open_sockets
 from nwebsocket._connection import backoff
 
 THREADS = 16
@@ -98,7 +98,7 @@ class Stress:
         options: dict[str, Any] = {**OPTIONS, "callbacks": "loop" if on_loop else "thread"}
         compressed = dice.random() < 0.3
         url = self._urls[0] if compressed else self._urls[1] + dice.choice(FATES)
-        options |= {"compression": "deflate" if compressed else None, "hears_messages": dice.random() < 0.5}
+        options |= {"compression": Deflate(threshold=0) if compressed else None, "hears_messages": dice.random() < 0.5}
         ws = kind(url, faults=self.faults, **options)
         for event_type in ("open", "message", "close"):
             if dice.random() < 0.3:

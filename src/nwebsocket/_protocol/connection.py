@@ -8,7 +8,7 @@
    and `close_sent` may become true at any time.
 3. wsproto parses and builds. What it leaves unchecked is checked here: the head of the server's answer before wsproto
    gets it (`handshake.py`), the size of messages and frames through its hooks for extensions (`_FrameGuard`).
-4. Plain messages on their way in, which are most, pass wsproto by (`fast_lane.py`), and so does a plain handshake
+4. Whole messages, which are most, pass wsproto by (`fast_lane.py`), and so does a plain handshake
    (`plain_handshake.py`); nobody can tell but by the time.
 """
 
@@ -42,7 +42,7 @@ from ..exceptions import (
 )
 from .compression import DEFAULT
 from .deflate import DeflateExtension
-from .fast_lane import ENABLED, FastLane
+from .fast_lane import ENABLED, MUCH, FastLane
 from .faults import in_words
 from .framing import close_frame, pong_frame
 from .handshake import Opening, Request
@@ -57,7 +57,7 @@ _CHUNK = 4 * 1024  # bytes given to wsproto at once: it copies all the rest of t
 _CHUNKS = 4  # ... and after so many, receive_some() returns
 _FRAMES = 256  # ... and after so many frames, some milliseconds
 _TURNS = 64  # ... and after so many turns from the lane to wsproto and back
-_MUCH = 2**20  # ... and after so many bytes of messages: a chunk may inflate to a thousand times as much
+# ... and after MUCH bytes of messages: a chunk may inflate to a thousand times as much.
 
 _NO_BITS = RsvBits(False, False, False)
 
@@ -105,9 +105,10 @@ class Protocol:
     """
 
     def __init__(self, request: Request, *, fast_lane: bool = ENABLED) -> None:
-        self._deflate = DeflateExtension(request.compression or DEFAULT, request.max_size)
+        self.deflate = DeflateExtension(request.compression or DEFAULT, request.max_size)
+        """Compression, whether it is in use or not."""
         self._guard = _FrameGuard(request.max_size)
-        self._opening = Opening(request, self._deflate, fast_lane=fast_lane)
+        self._opening = Opening(request, self.deflate, fast_lane=fast_lane)
         self._open = False
         self._connection: Connection | None = None  # wsproto's side, made when it is needed: it takes 2 KiB
         self._max_size = request.max_size
@@ -129,7 +130,7 @@ class Protocol:
 
     def release(self) -> None:
         """Let go of all buffers: nothing will come or go any more, and the user may keep the socket for long."""
-        self._deflate.release()
+        self.deflate.release()
         self._text = self._bytes = None
 
     @property
@@ -146,6 +147,11 @@ class Protocol:
     def extensions(self) -> str:
         """The extensions in use as the server wrote them, or ""."""
         return self._opening.extensions
+
+    @property
+    def compresses(self) -> bool:
+        """Whether permessage-deflate is in use."""
+        return self.deflate.enabled()
 
     def handshake(self) -> bytes:
         """Return the bytes of the request; to be called once, before anything else.
@@ -165,7 +171,7 @@ class Protocol:
             return False
         self._open = self.can_send = True
         if self._fast_lane:
-            self.lane = FastLane(self._max_size, trailing)
+            self.lane = FastLane(self._max_size, trailing, self.deflate if self.compresses else None)
         else:
             self._for_wsproto = trailing
         return True
@@ -199,6 +205,7 @@ class Protocol:
         received = Received([], [])
         if self.close_received or self.failed:
             return received
+        self._room = MUCH
         lane, messages = self.lane, received.messages
         if self.unfinished:
             data = self._unread + data
@@ -213,9 +220,9 @@ class Protocol:
             return received
         if lane.held:
             data, lane.held = lane.held + data, b""
-        position, turns = lane.take(data, 0, messages), 0
+        position, turns = self._take(lane, data, 0, messages), 0
         while position < len(data):
-            if turns == _TURNS or (turns and len(messages) > _FRAMES):
+            if self._room <= 0 or turns == _TURNS or (turns and len(messages) > _FRAMES):
                 self._leave_unread(data[position:])
                 break
             turns += 1
@@ -226,8 +233,14 @@ class Protocol:
             if not self._parse(others, received):
                 self._leave_unread(data[position:])
                 break
-            position = lane.take(data, position, messages)
+            position = self._take(lane, data, position, messages)
         return received
+
+    def _take(self, lane: FastLane, data: bytes, position: int, messages: list[str | bytes]) -> int:
+        lane.room = self._room
+        position = lane.take(data, position, messages)
+        self._room = lane.room
+        return position
 
     def _leave_unread(self, data: bytes) -> None:
         self._unread = data
@@ -279,14 +292,14 @@ class Protocol:
         if not self._open:
             raise InvalidStateError("the opening handshake is not finished")
         if self._connection is None:
-            self._connection = Connection(ConnectionType.CLIENT, [self._deflate, self._guard])
+            self._connection = Connection(ConnectionType.CLIENT, [self.deflate, self._guard])
         return self._connection
 
     def _parse(self, data: bytes, received: Received) -> bool:
         """Take in bytes through wsproto; return whether more may follow in this receive()."""
         connection = self._established()
         data, self._for_wsproto = self._for_wsproto + data, b""
-        self._room, frames = _MUCH, 0
+        frames = 0
         position, end = 0, min(len(data), _CHUNKS * _CHUNK)
         while position < end or self._interrupted:
             if not self._interrupted:
@@ -380,7 +393,7 @@ class Protocol:
             received.goodbye = self._send_close(event.response())
 
     def _on_failure(self, event: events.CloseConnection, received: Received) -> None:
-        found = self._deflate.fault or self._guard.fault
+        found = self.deflate.fault or self._guard.fault
         fault = found or in_words(event.reason or "", self._guard.received_code)
         if event.code == CloseCode.MESSAGE_TOO_BIG:
             received.failure = MessageTooBig(fault)

@@ -3,18 +3,26 @@
 wsproto's own `PerMessageDeflate` compresses well, but what it does with the server's part is not fit for use:
 a control frame between the fragments of a compressed message breaks that message, decompression has no limit, a
 DEFLATE stream that the server ended is not followed by a new one, and the server's parameters are hardly checked.
+
+Whole messages pass wsproto by: inflate_message() and frames_of() are for any thread that holds the connection's `wire`.
+A main thread may be interrupted in them at any call. So what zlib gives, which it gives once, is stored by the very
+call that returns it: `inflated` and `deflated` hold what of it has not been taken over yet. Who is asked for the same
+messages again goes on from there; who has taken them over clears it, in the same step.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterator, Sequence
 
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
 from .compression import Deflate
+from .framing import compressed_frame, frame_of
 from .http import show
+from .payload import Buffer, Message
 
 _RSV1 = RsvBits(True, False, False)
 _FLAGS = ("server_no_context_takeover", "client_no_context_takeover")
@@ -38,6 +46,7 @@ class DeflateExtension(PerMessageDeflate):
         self.fault = ""
         self._settings = settings
         self._max_size = max_size
+        self._limit = 0 if max_size is None else max_size + 1  # bytes inflated of one message; 0 is any number
         self._accepted = False
         self._window_bits = _LARGEST
         self._stream: zlib._Decompress | None = None  # made for its first byte: it takes 7 KiB
@@ -45,6 +54,12 @@ class DeflateExtension(PerMessageDeflate):
         self._compressed = False  # is the message under way?
         self._inflating = False  # is the frame under way part of a compressed message?
         self._size = 0  # inflated bytes of the message under way
+        self._given: bytes | None = None  # what the frame under way has become already, until wsproto has got it
+        self._refused: CloseReason | None = None  # why a frame was refused, until wsproto has got it
+        self.inflated: list[bytes] = []
+        """The contents of the messages that inflate_message() was asked for and that nobody has taken over yet."""
+        self.deflated: list[bytes] = []
+        """What zlib has given for the messages that frames_of() was asked for and that nobody has taken over yet."""
 
     def enabled(self) -> bool:
         """Whether the server has accepted the offer."""
@@ -83,16 +98,97 @@ class DeflateExtension(PerMessageDeflate):
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, data: bytes, fin: bool
     ) -> tuple[RsvBits, bytes]:
         """Compress a frame's payload; wsproto does it, and drops the compressor if there is no context takeover."""
+        if opcode in (Opcode.TEXT, Opcode.BINARY) and fin and len(data) < self._settings.threshold:
+            return rsv, data
         if self._compressor is None and opcode in (Opcode.TEXT, Opcode.BINARY):
-            settings = self._settings
-            self._compressor = zlib.compressobj(
-                settings.level, zlib.DEFLATED, -self.client_max_window_bits, settings.mem_level
-            )
+            self._compressor = self._new_compressor()
         return super().frame_outbound(proto, opcode, rsv, data, fin)
 
     def release(self) -> None:
         """Let go of the buffers, which nobody will need again."""
-        self._compressor = self._decompressor = self._stream = None
+        self._compressor = self._decompressor = self._stream = self._given = None
+        self.inflated, self.deflated = [], []
+
+    def frames_of(self, messages: Sequence[Message]) -> list[Buffer]:
+        """Return the frames of messages, those of each in one buffer. Then the caller clears `deflated`."""
+        index = 0
+        buffers: list[Buffer] = []
+        threshold = self._settings.threshold
+        for message in messages:
+            opcode, payload, size = message
+            if size < threshold and isinstance(payload, bytes):
+                buffers.append(frame_of(message))
+                continue
+            if index == len(self.deflated) and (self._compressor is None or self.client_no_context_takeover):
+                self._compressor = self._new_compressor()
+            if isinstance(payload, bytes):
+                buffers.append(compressed_frame(opcode, self._deflated(index, payload), first=True, last=True))
+                index += 2
+            else:
+                buffers.append(b"".join(self._fragments(index, opcode, payload)))
+                index += len(payload) + 1
+        if self.client_no_context_takeover:
+            self._compressor = None
+        return buffers
+
+    def _fragments(self, index: int, opcode: int, parts: Sequence[bytes]) -> Iterator[Buffer]:
+        last = len(parts) - 1
+        for number, part in enumerate(parts):
+            data = self._deflated(index + number, part, last=number == last)
+            yield compressed_frame(opcode, data, first=number == 0, last=number == last)
+
+    def _deflated(self, index: int, part: bytes, *, last: bool = True) -> bytes:
+        deflated, compressor = self.deflated, self._compressor
+        if index == len(deflated):
+            assert compressor is not None
+            deflated.extend(map(compressor.compress, (part,)))
+        if not last:
+            return deflated[index]
+        if index + 1 == len(deflated):
+            assert compressor is not None
+            deflated.extend(map(compressor.flush, (zlib.Z_SYNC_FLUSH,)))
+        return deflated[index] + deflated[index + 1][: -len(_MESSAGE_TAIL)]
+
+    def _new_compressor(self) -> zlib._Compress:
+        settings = self._settings
+        return zlib.compressobj(settings.level, zlib.DEFLATED, -self.client_max_window_bits, settings.mem_level)
+
+    def inflate_message(self, index: int, payload: bytes) -> bytes | None:
+        """Return the content of the message that came compressed in one frame, the `index`-th since `inflated` was
+        cleared; of one larger than `max_size` allows, one byte more than that.
+
+        None if it is damaged, or goes on after the end of a DEFLATE stream: then wsproto is to have the frame.
+        """
+        inflated = self.inflated
+        if index == len(inflated) and not payload:
+            inflated.append(b"")  # the tail alone would be taken for the rest of what the message before has left open
+        elif index == len(inflated):
+            if self._stream is None:
+                self._stream = zlib.decompressobj(-self._window_bits)
+            try:
+                inflated.extend(map(self._stream.decompress, (payload + _MESSAGE_TAIL,), (self._limit,)))
+            except zlib.error as error:
+                self._damaged(error)
+                return None
+        stream = self._stream
+        if stream is not None and index == len(inflated) - 1:
+            if stream.eof and stream.unused_data != _MESSAGE_TAIL:
+                return None
+            if stream.eof or self.server_no_context_takeover:
+                self._stream = None
+        return inflated[index]
+
+    def begin_message(self) -> None:
+        """Begin with one that inflate_part() is to inflate."""
+        self._size = 0
+        self._tail_due = False
+
+    def inflate_part(self, data: bytes, *, last: bool) -> bytes | None:
+        """Return what these bytes of the message under way make; None if it is refused: then wsproto is to have it."""
+        content = self._inflate(data)
+        rest = self._inflate_end() if last and isinstance(content, bytes) else b""
+        whole = _joined(content, rest)
+        return whole if isinstance(whole, bytes) else None
 
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
@@ -102,8 +198,9 @@ class DeflateExtension(PerMessageDeflate):
             return self._refuse(CloseReason.PROTOCOL_ERROR, "RSV1 is set on a frame that does not begin a message")
         if opcode in (Opcode.TEXT, Opcode.BINARY):
             self._compressed = rsv.rsv1
-            self._size = 0
-            self._tail_due = False
+            self.begin_message()
+            if rsv.rsv1 and self.inflated:
+                self._given = self.inflated.pop(0)
         self._inflating = self._compressed and not opcode.iscontrol()
         return _RSV1
 
@@ -111,7 +208,15 @@ class DeflateExtension(PerMessageDeflate):
         self, proto: FrameDecoder | FrameProtocol, data: bytes
     ) -> bytes | CloseReason:
         """Inflate what has come of a frame's payload."""
-        return self._inflate(data) if self._inflating else data
+        if not self._inflating:
+            return data
+        if self._given is None:
+            return self._inflate(data) if self._refused is None else self._refused
+        given, self._given = self._given, b""
+        if self._exceeds(len(given)):
+            return self._too_big()
+        self._size += len(given)
+        return given
 
     def frame_inbound_complete(
         self, proto: FrameDecoder | FrameProtocol, fin: bool
@@ -120,6 +225,26 @@ class DeflateExtension(PerMessageDeflate):
         if not (fin and self._inflating):
             return None
         self._compressed = False  # a stray continuation belongs to no message
+        if self._given is None:
+            return self._inflate_end()
+        self._given = None
+        return self._inflate_left()
+
+    def _inflate_left(self) -> bytes | CloseReason:
+        """Inflate what follows the end of a DEFLATE stream in a frame that inflate_message() has inflated."""
+        if self.inflated or self._stream is None:
+            return b""  # the stream is that of later messages, or ended where this one did
+        more: bytes | CloseReason = b""
+        if self._stream.eof:
+            left = self._stream.unused_data
+            self._end_stream()
+            more = self._inflate(left.removesuffix(_MESSAGE_TAIL))
+            if len(left) < len(_MESSAGE_TAIL):
+                self._tail_due = False  # the stream ended within the tail, and the rest of that began the next one
+        rest = self._inflate_end() if isinstance(more, bytes) else b""
+        return _joined(more, rest)
+
+    def _inflate_end(self) -> bytes | CloseReason:
         # After a message that ended together with its stream, a tail would be taken for the beginning of the next one.
         rest = self._inflate(_MESSAGE_TAIL) if self._tail_due else b""
         if self.server_no_context_takeover:
@@ -142,7 +267,7 @@ class DeflateExtension(PerMessageDeflate):
                 if self._stream.eof:
                     self._end_stream()
         except zlib.error as error:
-            return self._refuse(CloseReason.INVALID_FRAME_PAYLOAD_DATA, f"a compressed message is damaged: {error}")
+            return self._damaged(error)
         self._size += len(inflated)
         return bytes(inflated)
 
@@ -157,6 +282,9 @@ class DeflateExtension(PerMessageDeflate):
     def _exceeds(self, inflated: int) -> bool:
         return self._max_size is not None and self._size + inflated > self._max_size
 
+    def _damaged(self, error: zlib.error) -> CloseReason:
+        return self._refuse(CloseReason.INVALID_FRAME_PAYLOAD_DATA, f"a compressed message is damaged: {error}")
+
     def _too_big(self) -> CloseReason:
         return self._refuse(
             CloseReason.MESSAGE_TOO_BIG,
@@ -164,8 +292,15 @@ class DeflateExtension(PerMessageDeflate):
         )
 
     def _refuse(self, code: CloseReason, fault: str) -> CloseReason:
-        self.fault = fault
+        self.fault, self._refused = fault, code
         return code
+
+
+def _joined(content: bytes | CloseReason, rest: bytes | CloseReason) -> bytes | CloseReason:
+    """Both parts of a content, or why one of them was refused."""
+    if isinstance(content, bytes):
+        return content + rest if isinstance(rest, bytes) else rest
+    return content
 
 
 def _check_granted(settings: Deflate, parameters: dict[str, str]) -> None:

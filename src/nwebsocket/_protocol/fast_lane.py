@@ -1,13 +1,16 @@
-"""The fast lane past wsproto for what nearly all traffic is: whole messages, each in one plain frame. Pure.
+"""The fast lane past wsproto for what nearly all traffic is: whole messages, each in one frame. Pure.
 
-    bytes ──> take() ──> str, bytes                  of data frames that are final, uncompressed, and sound
-                └──────> leave() ──> bytes ──> wsproto      control frames, fragments, compressed frames, faults
+    bytes ──> take() ──> str, bytes                  of data frames that are final and sound, plain or compressed
+                └──────> leave() ──> bytes ──> wsproto      control frames, fragments, faults
 
 1. wsproto is the authority. The lane takes only frames about which the two cannot differ, and never reports a fault:
    a frame that has one goes to wsproto, which finds the same fault in the same receive().
 2. wsproto is given whole frames, or parts of one that the lane has noted as under way, so that both always know where
    a frame begins. A header that is cut off waits here until there is more of it.
 3. Inside a fragmented message all frames are wsproto's: what a frame means there depends on those before it.
+4. What a compressed frame holds can be inflated once only. So it is kept, until somebody has taken the message over:
+   wsproto gets a faulty one back together with what has been inflated (`deflate.py`). One that comes in pieces is
+   inflated piece by piece, for a fault must not wait for the end.
 
 A large message is copied once after the read that brought it, into one buffer; text is decoded on the way there.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+from typing import Protocol
 
 ENABLED = os.environ.get("NWEBSOCKET_FAST_LANE") != "0"
 """Whether wsproto is passed by. To turn that off for a test run, set the environment variable to 0."""
@@ -25,6 +29,9 @@ ENABLED = os.environ.get("NWEBSOCKET_FAST_LANE") != "0"
 _TEXT = 0x81
 _BINARY = 0x82
 _PLAIN = (_TEXT, _BINARY)
+_DEFLATED_TEXT = 0xC1  # with RSV1 (RFC 7692 section 6)
+_DEFLATED = (_DEFLATED_TEXT, 0xC2)
+MUCH = 2**20  # bytes inflated in one go
 _MAX_LEFT = 256  # frames that leave() hands out at once: a piece may hold 100,000
 _CLOSE = 0x88
 
@@ -40,18 +47,50 @@ _MAX_LENGTH = 2**63 - 1
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
+class Inflating(Protocol):
+    """What the lane asks of the connection's compression."""
+
+    inflated: list[bytes]
+
+    def inflate_message(self, index: int, payload: bytes) -> bytes | None: ...
+
+    def begin_message(self) -> None: ...
+
+    def inflate_part(self, data: bytes, *, last: bool) -> bytes | None: ...
+
+
 class FastLane:
     """What stands in front of wsproto on one open connection.
 
-    ``max_size``  the largest payload to take, in bytes; None for any
+    ``max_size``  the largest payload to take, in bytes, and the largest message; None for any
     ``held``      bytes that belong in front of the next ones: at first what came with the handshake, later the
                   beginning of a header
+    ``deflate``   inflates compressed messages; None if the connection is without
+    ``room``      how many bytes may still be inflated: take() and take_whole() stop when there is none left. Who calls
+                  take() sets it before; take_whole() itself begins with `MUCH`
+    ``deflated``  how many compressed messages take_whole() has found
     """
 
-    __slots__ = ("_fragmented", "_max_short", "_max_size", "_missing", "_unfinished", "_withheld", "held")
+    __slots__ = (
+        "_deflate",
+        "_fragmented",
+        "_max_short",
+        "_max_size",
+        "_missing",
+        "_takes",
+        "_unfinished",
+        "_withheld",
+        "deflated",
+        "held",
+        "room",
+    )
 
-    def __init__(self, max_size: int | None, held: bytes) -> None:
+    def __init__(self, max_size: int | None, held: bytes, deflate: Inflating | None = None) -> None:
         self.held = held
+        self.deflated = 0
+        self.room = MUCH
+        self._deflate = deflate
+        self._takes = _PLAIN if deflate is None else _PLAIN + _DEFLATED
         self._max_size = _MAX_LENGTH if max_size is None else max_size
         self._max_short = min(_MAX_SHORT, self._max_size)
         self._unfinished: _Unfinished | None = None  # the lane's frame under way
@@ -68,15 +107,33 @@ class FastLane:
         if self._missing or self._fragmented:
             return position
         end = len(data)
-        position = self.take_whole(data, position, end - 1, messages)
-        return end if position == end else self._take_part(data, position)
+        position = self._take_both(data, position, end - 1, messages)
+        if self.deflated and self._deflate is not None:
+            del self._deflate.inflated[: self.deflated]
+        return position if position == end or self.room <= 0 else self._take_part(data, position)
 
     def take_whole(self, data: bytes, position: int, stop: int, messages: list[str | bytes]) -> int:
         """Append to ``messages`` those of the lane's frames that begin before ``stop``, at most the last byte of
         ``data``, and are all there; return where the first thing begins that is not one.
 
-        This changes nothing of the lane: if it is `between_frames`, any thread may do it.
+        If the lane is `between_frames`, any thread may do it that holds `wire`. Who has taken the messages over clears
+        the first `deflated` contents of `deflate.inflated`; until then the same call gives the same messages.
         """
+        self.room = MUCH
+        return self._take_both(data, position, stop, messages)
+
+    def _take_both(self, data: bytes, position: int, stop: int, messages: list[str | bytes]) -> int:
+        self.deflated = 0
+        position = self._take_plain(data, position, stop, messages)
+        while position < stop and data[position] in _DEFLATED and self._deflate is not None and self.room > 0:
+            before = position
+            position = self._take_deflated(self._deflate, data, position, stop, messages)
+            if position == before:
+                break
+            position = self._take_plain(data, position, stop, messages)
+        return position
+
+    def _take_plain(self, data: bytes, position: int, stop: int, messages: list[str | bytes]) -> int:
         end, max_short, append = len(data), self._max_short, messages.append
         try:
             while position < stop:
@@ -84,7 +141,7 @@ class FastLane:
                 after = position + 2 + size
                 if size > max_short or after > end:
                     bounds = self.bounds(data, position)
-                    if bounds is None or bounds[1] > end:
+                    if bounds is None or bounds[1] > end or data[position] not in _PLAIN:
                         return position
                     start, after = bounds
                     append(data[start:after].decode() if data[position] == _TEXT else data[start:after])
@@ -99,6 +156,31 @@ class FastLane:
             pass  # wsproto's
         return position
 
+    def _take_deflated(
+        self, deflate: Inflating, data: bytes, position: int, stop: int, messages: list[str | bytes]
+    ) -> int:
+        end, max_short, max_size, inflate = len(data), self._max_short, self._max_size, deflate.inflate_message
+        while position < stop and data[position] in _DEFLATED and self.room > 0:
+            size = data[position + 1]
+            start = position + 2
+            after = start + size
+            if size > max_short or after > end:
+                bounds = self.bounds(data, position)
+                if bounds is None or bounds[1] > end:
+                    break
+                start, after = bounds
+            content = inflate(self.deflated, data[start:after])
+            if content is None or len(content) > max_size:
+                break
+            try:
+                messages.append(content.decode() if data[position] == _DEFLATED_TEXT else content)
+            except UnicodeDecodeError:
+                break
+            self.deflated += 1
+            self.room -= len(content)
+            position = after
+        return position
+
     @property
     def between_frames(self) -> bool:
         """Whether the next byte begins a frame that may be the lane's."""
@@ -108,7 +190,7 @@ class FastLane:
         """Where the payload of the frame at ``position`` begins and ends, if it is the lane's and its header is all
         there: it has no mask (section 5.1), the shortest header for its size (5.2) and is not too large.
         """
-        bounds = _bounds(data, position) if data[position] in _PLAIN else None
+        bounds = _bounds(data, position) if data[position] in self._takes else None
         if bounds is None:
             return None
         start, after = bounds
@@ -133,7 +215,7 @@ class FastLane:
             withheld, self._withheld = self._withheld, b""
             return withheld, position
         end, left = position + self._missing, _MAX_LEFT
-        while left and end < len(data) and (self._fragmented or data[end] not in _PLAIN):
+        while left and end < len(data) and (self._fragmented or data[end] not in self._takes):
             left -= 1
             bounds = _bounds(data, end)
             if bounds is None:
@@ -159,33 +241,48 @@ class FastLane:
     def _take_part(self, data: bytes, position: int) -> int:
         """Begin with a frame that is not all there; return ``position`` if what begins there is wsproto's."""
         known = _bounds(data, position)
-        if known is None and (data[position] in _PLAIN or position + 1 == len(data)):
+        if known is None and (data[position] in self._takes or position + 1 == len(data)):
             return self._hold(data, position)
-        if known is None or data[position] not in _PLAIN:
+        if known is None or data[position] not in self._takes:
             return position
         bounds = self.bounds(data, position)
         if bounds is not None and bounds[1] > len(data):
             start, after = bounds
-            try:
-                self._unfinished = _Unfinished(data[position:start], data[start:], after - len(data))
-            except UnicodeDecodeError:
-                pass
-            else:
+            frame = self._begun(data[position:start], after - start)
+            if frame is not None and self._add(frame, data[start:]):
+                self._unfinished = frame
                 return len(data)
         self._missing = known[1] - position
         return position
 
+    def _begun(self, header: bytes, size: int) -> _Unfinished | None:
+        """A frame to which nothing was added yet; None if it was inflated when it was all there: an interrupted
+        take_whole() has done so, and wsproto finds the content.
+        """
+        if header[0] in _PLAIN:
+            return _Unfinished(header, size)
+        if self._deflate is None or self._deflate.inflated:
+            return None
+        self._deflate.begin_message()
+        return _UnfinishedDeflated(header, size, self._deflate)
+
+    def _add(self, frame: _Unfinished, chunk: bytes) -> bool:
+        """Add to a frame under way; False if wsproto must have it after all."""
+        before = frame.size
+        taken = frame.add(chunk)
+        if frame.first in _DEFLATED:
+            self.room -= frame.size - before
+        return taken
+
     def _continue(self, frame: _Unfinished, data: bytes, messages: list[str | bytes]) -> int:
         """Take more of the frame under way, and return where that ends; 0 if wsproto must have it after all."""
         chunk = data[: frame.missing]
-        try:
-            frame.add(chunk)
-        except UnicodeDecodeError:
+        if not self._add(frame, chunk):
             self._withheld, self._missing, self._unfinished = frame.raw(), frame.missing, None
             return 0
         if not frame.missing:
-            messages.append(frame.message())
             self._unfinished = None
+            messages.append(frame.message())
         return len(chunk)
 
 
@@ -193,25 +290,39 @@ class _Unfinished:
     """A frame of the lane's of which the end has not come.
 
     ``missing``  bytes of the payload to come
+    ``first``    its first byte
+    ``size``     of the message so far
     """
 
-    __slots__ = ("_content", "_decoder", "_header", "missing")
+    __slots__ = ("_content", "_decoder", "_header", "first", "missing", "size")
 
-    def __init__(self, header: bytes, chunk: bytes, missing: int) -> None:
-        self.missing = missing + len(chunk)
+    def __init__(self, header: bytes, missing: int) -> None:
+        self.missing = missing
+        self.first = header[0]
+        self.size = 0
         self._header = header
         self._decoder = _Utf8Decoder()
-        self._content: io.StringIO | io.BytesIO = io.StringIO() if header[0] == _TEXT else io.BytesIO()
-        self.add(chunk)
+        is_text = header[0] in (_TEXT, _DEFLATED_TEXT)
+        self._content: io.StringIO | io.BytesIO = io.StringIO() if is_text else io.BytesIO()
 
-    def add(self, chunk: bytes) -> None:
-        """Take in more of the payload. Raises UnicodeDecodeError, and then has taken in nothing of it."""
+    def add(self, chunk: bytes) -> bool:
+        """Take in more of the payload; False if it is wsproto's, and nothing of it was taken in."""
         missing = self.missing - len(chunk)
-        if isinstance(self._content, io.BytesIO):
-            self._content.write(chunk)
-        else:
-            self._content.write(self._decoder.decode(chunk, missing == 0))
+        if not self._write(chunk, last=missing == 0):
+            return False
         self.missing = missing
+        return True
+
+    def _write(self, content: bytes, *, last: bool) -> bool:
+        if isinstance(self._content, io.BytesIO):
+            self._content.write(content)
+        else:
+            try:
+                self._content.write(self._decoder.decode(content, last))
+            except UnicodeDecodeError:
+                return False
+        self.size += len(content)
+        return True
 
     def message(self) -> str | bytes:
         """The message, once nothing is missing."""
@@ -223,6 +334,33 @@ class _Unfinished:
         if isinstance(content, str):
             content = content.encode() + self._decoder.getstate()[0]
         return self._header + content
+
+
+class _UnfinishedDeflated(_Unfinished):
+    """The same of a compressed frame: it is inflated as it comes."""
+
+    __slots__ = ("_deflate", "_raw")
+
+    def __init__(self, header: bytes, missing: int, deflate: Inflating) -> None:
+        super().__init__(header, missing)
+        self._deflate = deflate
+        self._raw = io.BytesIO()
+
+    def add(self, chunk: bytes) -> bool:
+        missing = self.missing - len(chunk)
+        content = self._deflate.inflate_part(chunk, last=missing == 0)
+        if content is None:
+            return False
+        begun = self._decoder.getstate()[0]
+        if not self._write(content, last=missing == 0):
+            self._deflate.inflated.append(begun + content)  # enough for wsproto to find the fault
+            return False
+        self._raw.write(chunk)
+        self.missing = missing
+        return True
+
+    def raw(self) -> bytes:
+        return self._header + self._raw.getvalue()
 
 
 def _bounds(data: bytes, position: int) -> tuple[int, int] | None:

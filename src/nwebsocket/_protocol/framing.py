@@ -22,6 +22,7 @@ _CONTINUATION = 0x0
 _CLOSE = 0x8
 _PONG = 0xA
 _FIN = 0x80
+_RSV1 = 0x40
 _MASKED = 0x80
 _SMALL = 512
 _LARGE = 4096
@@ -41,6 +42,12 @@ def frame_of(message: Message) -> Buffer:
 def close_frame(payload: bytes) -> bytes:
     """A Close frame with a payload of at most 125 bytes."""
     return _small_frame(_FIN | _CLOSE, payload, _new_key())
+
+
+def compressed_frame(opcode: int, payload: bytes, *, first: bool, last: bool) -> Buffer:
+    """A data frame of a compressed message: RSV1 is set on the first one (RFC 7692 section 6)."""
+    head = (_RSV1 | opcode) if first else _CONTINUATION
+    return _frame(_FIN | head if last else head, payload, _new_key())
 
 
 def pong_frame(payload: bytes) -> bytes:

@@ -19,6 +19,7 @@ from peers import Authority, RawServer, close_frame, ping
 from nwebsocket import (
     CloseEvent,
     ConnectionClosed,
+    Deflate,
     Event,
     InvalidStateError,
     OutboxFull,
@@ -55,7 +56,7 @@ class Run:
         self.seed = seed
         self.faults: list[str] = []
         self.counts: collections.Counter[str] = collections.Counter()
-        self.compression = "deflate" if deflate else None
+        self.compression = Deflate(threshold=0) if deflate else None
         self._end = time.monotonic() + seconds
         self._server_tls: ssl.SSLContext | None = None
         self._options: dict[str, Any] = {}

@@ -28,6 +28,7 @@ from nwebsocket import (
     CloseEvent,
     ConnectionClosed,
     ConnectionFailed,
+    Deflate,
     OutboxFull,
     QueryMixin,
     ReconnectingWebSocket,
@@ -122,7 +123,7 @@ class User(threading.Thread):
         ws: WebSocket = cls(
             url,
             ssl=self._tls if one.tls else None,
-            compression="deflate" if one.compressed else None,
+            compression=Deflate(threshold=0) if one.compressed else None,
             callbacks="loop" if one.mode == "loop" else "thread",
             write_limit=one.write_limit,
             **TIMEOUTS,
