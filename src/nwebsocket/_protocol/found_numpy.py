@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 from typing import Any
 
@@ -20,13 +21,22 @@ def load_numpy() -> Any:
 
 def _import_in_a_thread() -> None:
     """Where no signal handler runs: an import of NumPy that Ctrl-C has cut short cannot be done again."""
+    done = threading.Lock()
+    done.acquire()
     try:
-        thread = threading.Thread(target=_import, name="nwebsocket-numpy", daemon=True)
-        thread.start()
+        # Not a Thread, which an interrupted start() would break.
+        _thread.start_new_thread(_import_and_tell, (done,))
     except RuntimeError:  # the interpreter is exiting
         _imported.append(None)
     else:
-        thread.join()
+        done.acquire()
+
+
+def _import_and_tell(done: threading.Lock) -> None:
+    try:
+        _import()
+    finally:
+        done.release()
 
 
 def _import() -> None:

@@ -25,6 +25,7 @@ from typing import Any
 from .._base import orphan
 from .._base.clock import monotonic
 from .._base.logger import ContainedLogger
+from . import starting
 from .safe_curio import CancelledError, Event, Kernel, TaskTimeout, UniversalQueue, before, spawn, wait_readable
 
 log = ContainedLogger("nwebsocket")
@@ -124,7 +125,7 @@ class LoopThread:
     def start(self) -> None:
         """Raises RuntimeError if the system gives no more threads; then nothing is left behind."""
         try:
-            self._thread.start()
+            starting.start(self._thread)
         except RuntimeError as error:
             self._alive = False
             self._queue.close()
