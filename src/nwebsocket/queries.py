@@ -1,10 +1,10 @@
 """Requests that find their replies: a tag goes out with each, and comes back with the answer.
 
     USER THREADS   query() ── tag_request() ── send()
-                   result() <── Query <── read_reply() <── messages that have come     LOOP THREAD
+                   result() <── Query <── read_reply() <── messages that have come     ANY THREAD
 
-Which reply belongs to which query is found out on the loop thread, before messages go to handlers or to recv(): so a
-callback may wait for the answer to its own query.
+Which reply belongs to which query is found out by the thread that has read it, before messages go to handlers or to
+recv(): so a callback may wait for the answer to its own query.
 
 Who takes a query out of `_Queries.open`, which is one atomic step, is the one who settles it: the reply, its timeout,
 cancel(), or the end of the connection.
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from ._base.clock import monotonic
 from ._base.fast_json import decode, encode
 from ._base.log import log
+from ._base.logger import contains
 from ._base.numbers import count_of
 from ._connection.inside import sifters
 from ._connection.query import Query
@@ -83,18 +84,16 @@ class _Queries:
         with self.bridge.lock:
             self.counts[what] += 1
 
-    def add(self, limit: int) -> Query:
-        """Return a new query; wait while there are so many."""
+    def make(self, limit: int) -> Query:
+        """Return a new query, to be entered in `open`; wait while there are so many."""
         if len(self.open) >= limit and not the_loop.is_loop_thread():
             self._wait_for_room(limit)
-        tag = next(self._tags)
-        query = self.open[tag] = Query(self, tag)
-        return query
+        return Query(self, next(self._tags))
 
     def withdraw(self, query: Query) -> None:
-        """The query could not be sent."""
+        """The query could not be sent; or was, if its thread was interrupted: then its reply is a late one."""
         self.unsend([query])
-        if self.open.pop(query.tag, None) is not None:
+        if self._take_out(query.tag) is not None:
             self.count("failed")
             self._wake_one()
 
@@ -160,8 +159,8 @@ class _Queries:
         while len(self.open) >= limit and self.bridge.ending is None:
             waiter = threading.Lock()
             waiter.acquire()
-            self._waiting.append(waiter)
             try:
+                self._waiting.append(waiter)
                 if len(self.open) >= limit and self.bridge.ending is None:
                     self.bridge.check_wait()
                     waiting.acquire(waiter, None)
@@ -173,42 +172,49 @@ class _Queries:
                     self._waiting.remove(waiter)
 
     def _wake_one(self) -> None:
-        with suppress(IndexError):
-            self._waiting.popleft().release()
+        waiting.release_first(self._waiting)
 
-    # ---- loop thread
+    # ---- whoever reads
 
-    def sift(self, messages: list[str | bytes]) -> list[str | bytes]:
-        """Settle the queries to which these messages are replies; return the other messages."""
+    def takes(self, message: str | bytes, taken_out: list[Any]) -> bool:
+        """Settle the query to which this message is the reply; False if it is an ordinary one.
+
+        ``taken_out`` is for one message: it is empty, or holds what an interrupted call has left there: the query, or
+        _NEVER and, of one given up, what stands for it.
+        """
         owner = self._owner()
-        if owner is None or not (self.open or self._given_up):
-            return messages
-        return [message for message in messages if not self._is_reply(message, owner)]
-
-    def _is_reply(self, message: str | bytes, owner: QueryMixin) -> bool:
+        if owner is None or not (self.open or self._given_up or taken_out):
+            return False
         try:
             reply = owner.read_reply(message)
             if reply is None:
                 return False
             tag, answer = reply
             failed = isinstance(answer, BaseException)
-            query = self.open.pop(tag, None)
-            if query is None:
-                return self._is_late(tag)
-        except BaseException:  # sys.exit(), too, must not end the loop thread
+            if not taken_out:
+                taken_out.extend(map(self.open.pop, (tag,), (_NEVER,)))
+            if taken_out[0] is _NEVER:
+                return self._is_late(tag, taken_out)
+        except BaseException as error:  # sys.exit(), too, must not end the loop thread
+            if not (isinstance(error, Exception) or contains()):
+                raise
             log.exception("exception in read_reply(): its message is taken for an ordinary one")
             return False
-        self.count("answered")
-        if failed:
-            query.settle(FINISHED, exception=answer)
-        else:
-            query.settle(FINISHED, answer)
-        if self._waiting:
-            self._wake_one()
+        self._answer(taken_out[0], None if failed else answer, answer if failed else None)
         return True
 
-    def _is_late(self, tag: Any) -> bool:
-        if self._given_up.pop(tag, _NEVER) is _NEVER:  # without the lock: a tag may be an object of the user's
+    def _answer(self, query: Query, answer: Any, error: BaseException | None) -> None:
+        with self.bridge.lock:
+            if not query.done():
+                query.finish(answer, error, self.counts, "answered")
+        query.tell()
+        if self._waiting:
+            self._wake_one()
+
+    def _is_late(self, tag: Any, taken_out: list[Any]) -> bool:
+        if len(taken_out) == 1:  # without the lock: a tag may be an object of the user's
+            taken_out.extend(map(self._given_up.pop, (tag,), (_NEVER,)))
+        if taken_out[1] is _NEVER:
             return False
         self.count("late_replies")
         return True
@@ -323,8 +329,9 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         limit = self.max_queries
         if type(limit) is not int or limit < 1:
             limit = count_of("max_queries", "queries", limit)
-        query = queries.add(limit)
+        query = queries.make(limit)
         try:
+            queries.open[query.tag] = query  # here: who is interrupted withdraws it
             data = self.tag_request(request, query.tag)
             if retry and not isinstance(data, (str, bytes)):
                 raise TypeError(f"with retry=True, tag_request() must return str or bytes, not {type(data).__name__}")
@@ -336,12 +343,13 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
             self.send(data)
             if timeout is not None:
                 queries.expire_at(monotonic() + timeout, query)
-        except BaseException:
-            queries.withdraw(query)
-            raise
-        finally:
             if queries.bridge.keeps:
                 queries.has_sent(query)
+        except BaseException:
+            queries.withdraw(query)
+            if queries.bridge.keeps:
+                queries.has_sent(query)
+            raise
         return query
 
     def tag_request(self, request: Any, tag: int) -> Data:

@@ -104,7 +104,7 @@ def test_recv_waits_while_a_handler_is_at_the_message_before() -> None:
 
 @pytest.mark.parametrize("event_type", ["open", "message", "close"])
 def test_an_event_whose_only_listener_is_removed_before_the_call_waits(event_type: Any, monkeypatch: Any) -> None:
-    from nwebsocket._connection.callbacks import Callbacks
+    from nwebsocket._connection.handlers import Handlers
 
     def one(peer: Peer) -> None:
         peer.accept()
@@ -113,7 +113,7 @@ def test_an_event_whose_only_listener_is_removed_before_the_call_waits(event_typ
         peer.close()
 
     first, heard, removed = list[Any](), list[Any](), threading.Event()
-    original: Callable[..., Any] = Callbacks._hearers
+    original: Callable[..., Any] = Handlers.hearers
 
     def removing(self: Any, kind: str) -> Any:
         if kind == event_type and not removed.is_set():
@@ -121,7 +121,7 @@ def test_an_event_whose_only_listener_is_removed_before_the_call_waits(event_typ
             ws.removeEventListener(event_type, first.append)
         return original(self, kind)
 
-    monkeypatch.setattr(Callbacks, "_hearers", removing)
+    monkeypatch.setattr(Handlers, "hearers", removing)
     with RawServer(one) as server:
         ws = WebSocket(server.url, compression=None)
         listener = first.append
@@ -139,14 +139,14 @@ def test_an_event_whose_only_listener_is_removed_before_the_call_waits(event_typ
 
 
 def test_a_socket_whose_handler_is_set_while_a_listener_goes_is_kept_alive(monkeypatch: Any) -> None:
-    from nwebsocket._connection.callbacks import Callbacks
+    from nwebsocket._connection.handlers import Handlers
 
     def stay(peer: Peer) -> None:
         peer.accept()
         peer.read_until_close()
         peer.close()
 
-    original, looked = Callbacks.has_handler, threading.Event()
+    original, looked = Handlers.hear, threading.Event()
     set_now = threading.Event()
 
     def slow(self: Any, event_type: str) -> bool:
@@ -158,7 +158,7 @@ def test_a_socket_whose_handler_is_set_while_a_listener_goes_is_kept_alive(monke
 
     with RawServer(stay) as server:
         ws: Any = WebSocket(server.url, compression=None)
-        monkeypatch.setattr(Callbacks, "has_handler", slow)
+        monkeypatch.setattr(Handlers, "hear", slow)
         ws.addEventListener("open", lambda event: None, once=True)
         assert looked.wait(LIMIT)
         ws.onmessage = lambda message: None

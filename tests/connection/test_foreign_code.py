@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
@@ -41,12 +42,39 @@ def test_what_a_done_callback_raises_ends_nothing(bystander: WebSocket, log: Any
 
     with echo_server() as server, Client(server.url) as ws:
         query = ws.query({"a": 1})
-        query.add_done_callback(raises)
+        with contextlib.suppress(error):
+            query.add_done_callback(raises)  # which is called at once, here, if there is an answer already
         query.add_done_callback(lambda _: heard.set())
-        assert query.result(LIMIT)["a"] == 1
         assert heard.wait(LIMIT)
+        assert query.result(LIMIT)["a"] == 1
         assert bystander.ping(LIMIT) < LIMIT
     assert all(record.exc_info[0] is error for record in log.errors())
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_what_ends_a_program_goes_on_from_a_done_callback_on_the_main_thread(echo: str, error: Any) -> None:
+    """There it may be Ctrl-C's, or a signal handler's. The answer is there, and the other callbacks are called."""
+    raised = []
+
+    def raises(_: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            raised.append(error)
+            raise error("a done callback")
+
+    with Client(echo) as ws:
+        for number in range(1000):
+            heard = threading.Event()
+            query = ws.query({"number": number})
+            with contextlib.suppress(error):
+                query.add_done_callback(raises)  # which is called at once if there is an answer already
+                query.add_done_callback(lambda _, heard=heard: heard.set())
+                query.result(LIMIT)
+            query.add_done_callback(lambda _, heard=heard: heard.set())
+            assert heard.wait(LIMIT)
+            assert query.result(LIMIT)["number"] == number
+            if len(raised) >= 5:
+                break
+        assert ws.stats.answered == number + 1
 
 
 def test_sys_exit_in_read_reply_ends_nothing(bystander: WebSocket, log: Any) -> None:

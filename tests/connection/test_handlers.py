@@ -801,3 +801,14 @@ def test_giving_up_while_connecting_is_not_logged(log: Any) -> None:
     with scripted(never_answer) as ws:
         ws.close()
     assert log.warnings() == []
+
+
+def test_who_waits_for_the_end_is_not_told_of_it_by_a_handler_that_begins_just_then(
+    echo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread says that it runs, takes the last event, and runs its handler: all of it between two looks."""
+    with WebSocket(echo) as ws:
+        callbacks = ws._nwebsocket.callbacks
+        with monkeypatch.context() as patch:
+            patch.setattr(callbacks, "_next_type", lambda: patch.setattr(callbacks, "_running", True))
+            assert not callbacks.settled()

@@ -480,8 +480,11 @@ def test_a_child_forked_in_a_done_callback_on_the_loop_ends(tmp_path: Path, leav
             tmp_path,
             server.url,
             f"""
+            attached = threading.Event()
             class Client(QueryMixin, WebSocket):
-                pass
+                def read_reply(self, message):
+                    attached.wait(10)
+                    return super().read_reply(message)
             ws = Client(sys.argv[1]).wait_open(10)
             children, forked = [], threading.Event()
             def done(query):
@@ -492,6 +495,7 @@ def test_a_child_forked_in_a_done_callback_on_the_loop_ends(tmp_path: Path, leav
                 children.append(pid)
                 forked.set()
             ws.query({{"a": 1}}).add_done_callback(done)
+            attached.set()
             assert forked.wait(10)
             assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == {status}
             assert ws.query({{"a": 2}}).result(10)["a"] == 2

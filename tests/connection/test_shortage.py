@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
 from peers import LIMIT, echo_server
 from test_process import READY, check_quiet, run
 
-from nwebsocket import WebSocket
-from nwebsocket._protocol.connection import Protocol
+from nwebsocket import WebSocket, connect
+from nwebsocket._connection import bridge
+from nwebsocket._connection.writer import Writer
 
 needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
@@ -229,20 +231,37 @@ def test_a_sub_interpreter_is_refused(tmp_path: Path, kind: str) -> None:
     check_quiet(ran, within=2)
 
 
-@pytest.mark.parametrize("sender", ["main thread", "handler on the loop"])
-def test_without_memory_for_a_frame_the_connection_ends_and_says_why(
-    sender: str, monkeypatch: pytest.MonkeyPatch, log: Any
+@pytest.mark.parametrize("compression", ["deflate", None])
+def test_without_memory_for_a_frame_send_raises_and_nothing_is_sent(
+    compression: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with echo_server() as server, connect(server.url, compression=compression) as ws:
+        with monkeypatch.context() as patch:
+            patch.setattr(Writer, "_frames", no_memory)
+            with pytest.raises(MemoryError):
+                ws.send("x")
+        assert ws.bufferedAmount == 0
+        ws.send("y")
+        assert ws.recv(LIMIT) == "y"
+        assert ws.stats.messages_sent == 1
+
+
+@pytest.mark.parametrize("compression", ["deflate", None])
+def test_without_memory_for_a_frame_on_the_loop_the_connection_ends_and_says_why(
+    compression: Any, monkeypatch: pytest.MonkeyPatch, log: Any
+) -> None:
+    def twice(message: str) -> None:
+        monkeypatch.setattr(Writer, "_frames", no_memory)
+        ws._nwebsocket.bridge.written_at = monotonic()  # so it comes at once after the last one, and waits for the loop
+        ws.send(message)
+
     with echo_server() as server:
-        ws = WebSocket(server.url, callbacks="loop" if sender != "main thread" else "thread").wait_open(LIMIT)
+        ws = WebSocket(server.url, callbacks="loop", compression=compression).wait_open(LIMIT)
         errors: list[Exception] = []
         ws.onerror = errors.append
-        if sender != "main thread":
-            ws.send("to be echoed")
-            ws.onmessage = lambda message: (monkeypatch.setattr(Protocol, "message", no_memory), ws.send(message))
-        else:
-            monkeypatch.setattr(Protocol, "message", no_memory)
-            ws.send("x")
+        ws.onmessage = twice
+        monkeypatch.setattr(bridge, "_PAUSE", LIMIT)
+        ws.send("to be echoed")
         ws.wait_closed(LIMIT)
     assert "MemoryError" in str(errors[0])
     assert {record.exc_info[0] for record in log.errors()} == {MemoryError}

@@ -35,11 +35,10 @@ from peers import (
 
 from nwebsocket import ConnectionClosed, WebSocket
 from nwebsocket._connection import bridge
-from nwebsocket._connection import writer as writer_module
 from nwebsocket._connection.intake import Intake
 from nwebsocket._network.transport import Transport
 from nwebsocket._protocol import fast_lane as fast_lane_module
-from nwebsocket._protocol.connection import Received
+from nwebsocket._protocol.connection import Protocol, Received
 from nwebsocket._threads import the_loop
 
 THREADS, EACH = 8, 500
@@ -151,7 +150,11 @@ def connected(
 @pytest.fixture
 def any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the environment says of the fast lane."""
-    monkeypatch.setattr(writer_module, "ENABLED", True)
+    use_fast_lane(monkeypatch, True)
+
+
+def use_fast_lane(monkeypatch: pytest.MonkeyPatch, enabled: bool) -> None:
+    monkeypatch.setitem(Protocol.__init__.__kwdefaults__, "fast_lane", enabled)
 
 
 @pytest.fixture
@@ -288,28 +291,20 @@ def exchange_in_all_ways(ws: WebSocket) -> None:
     assert ws.recv(LIMIT) == "another thread's"
 
 
-def test_with_compression_only_the_loop_thread_writes(
-    any_thread: None, echo: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with WebSocket(echo).wait_open(LIMIT) as ws:
-        assert "permessage-deflate" in ws.extensions
-        flushes = Flushes(monkeypatch)
-        exchange_in_all_ways(ws)
-        assert flushes.names() == {"nwebsocket-loop"}
-
-
 def test_without_the_fast_lane_only_the_loop_thread_writes(echo: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "ENABLED", False)
+    use_fast_lane(monkeypatch, False)
     with WebSocket(echo, compression=None).wait_open(LIMIT) as ws:
         flushes = Flushes(monkeypatch)
         exchange_in_all_ways(ws)
         assert flushes.names() == {"nwebsocket-loop"}
 
 
+@pytest.mark.parametrize("compression", [None, "deflate"])
 def test_the_same_exchange_with_any_thread_writing(
-    any_thread: None, echo: str, monkeypatch: pytest.MonkeyPatch
+    any_thread: None, echo: str, monkeypatch: pytest.MonkeyPatch, compression: Any
 ) -> None:
-    with WebSocket(echo, compression=None).wait_open(LIMIT) as ws:
+    with WebSocket(echo, compression=compression).wait_open(LIMIT) as ws:
+        assert bool(ws.extensions) == bool(compression)
         flushes = Flushes(monkeypatch)
         exchange_in_all_ways(ws)
         assert flushes.names() > {threading.current_thread().name}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 from .escape import in_short
@@ -101,3 +101,10 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
+
+
+def trace_messages(trace: Trace, messages: Sequence[str | bytes]) -> None:
+    """Messages have come."""
+    for message in messages:
+        kind = "characters of text" if isinstance(message, str) else "binary bytes"
+        trace("<", f"a message of {len(message):,} {kind}")

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from sys import getsizeof, maxsize
 from threading import get_ident
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .._base.clock import monotonic
 from .._base.log import Trace
@@ -37,6 +37,7 @@ from .._threads import locks, the_loop, waiting
 from .._threads.locks import owned
 from ..exceptions import ConnectionClosed, ConnectionLost, InvalidStateError, Side, WebSocketError
 from ..options import INBOX_BYTES, Options
+from .arrivals import Arrivals
 from .tail import BURST, FIRST_PIECE, Tail
 
 if TYPE_CHECKING:
@@ -96,17 +97,31 @@ class ReadingSide(Protocol):
 
     lent: bool
 
-    def read(self, deadline: float | None) -> None: ...
+    def read(self, deadline: float | None, ready: Callable[[], bool] | None) -> None: ...
     def watch_tail(self) -> None: ...
 
 
 class Sifter(Protocol):
     """What is interested in the messages before anybody else, and in the end."""
 
-    def sift(self, messages: list[str | bytes]) -> list[str | bytes]: ...
+    def takes(self, message: str | bytes, taken_out: list[Any]) -> bool: ...
     def lost(self, error: Callable[[], ConnectionClosed]) -> tuple[list[Message], set[Message]]: ...
     def ended(self, error: Callable[[], ConnectionClosed]) -> list[Callable[[], None]]: ...
     def after_fork_in_child(self) -> None: ...
+
+
+class HandlersSide(Protocol):
+    """What the bridge asks of the handlers."""
+
+    def hear_on_thread(self) -> bool: ...
+    def notify(self) -> None: ...
+    def come_and_read(self) -> None: ...
+
+
+class Asker(Protocol):
+    """A thread that waits for the answer to a query, as the bridge sees it."""
+
+    def look_again(self) -> None: ...
 
 
 class LoopSide(Protocol):
@@ -126,6 +141,7 @@ class IntakeSide(Protocol):
 
     async def resume_reading(self) -> None: ...
     async def read_again(self) -> None: ...
+    async def sift_again(self) -> None: ...
     def hold_up_handlers(self) -> bool: ...
 
 
@@ -164,11 +180,13 @@ class Bridge:
         self.session: LoopSide
         # Set when the connection opens.
         self.intake: IntakeSide
+        # Set once, before the connection starts.
+        self.handlers: HandlersSide
         # None before the connection is open.
         self.writer: WritingSide | None = None
         # None before the socket was first lent to recv().
         self.reader: ReadingSide | None = None
-        # Takes messages out before they are delivered, on the loop thread; set once, before the connection is made.
+        # Takes messages out before they are delivered; set once, before the connection is made.
         self.sifter: Sifter | None = None
 
         # -- towards the server
@@ -179,7 +197,7 @@ class Bridge:
         self.tail = Tail()
         # The intake is calling handlers on the loop thread, and what they send is written afterwards; loop thread.
         self.flushes_later = False
-        # Payload bytes and messages accepted in all; an interrupted send() may leave them too low, until all is framed.
+        # Payload bytes and messages accepted in all.
         # Changed with the lock held, or the wire: so in one step, with nothing called between reading and writing.
         self.accepted_bytes = self.accepted_messages = 0
         # What the writer has taken and not framed yet; this and the next four belong to whoever holds the wire.
@@ -205,10 +223,16 @@ class Bridge:
         # The intake has stopped reading and wants resume_reading() when there is room.
         self.reading_stopped = False
         self.messages_received = 0  # whoever reads
+        # What the sifter has not seen yet, and the thread that has it do so.
+        self.arrivals: list[Arrivals] = []
+        self._sifting: int | None = None
+        # The loop has stopped reading because of a slow one.
+        self._sifts_late = False
         self.sent_before = self.received_before = 0  # bytes, by connections before this one
 
         # Those who wait in recv(), and for anything else.
         self._receivers: list[threading.Lock] = []
+        self.askers: list[Asker] = []
         self._waiters: list[threading.Lock] = []
         waiting.watch(self)  # last: from now on any thread may ask whether it is_entered()
 
@@ -295,9 +319,10 @@ class Bridge:
                 if get_ident() != self.loop_ident:
                     return False
                 overfull.add(self)  # the loop cannot wait: the connection whose handler this is is not read
-            self.outgoing.append(message)
+            # In a row, with one call at the end: nothing interrupts it.
             self.accepted_bytes += message[2]
             self.accepted_messages += 1
+            self.outgoing.append(message)
         return True
 
     def _send_slowly(self, message: Message) -> None:
@@ -385,12 +410,11 @@ class Bridge:
                     self.closed_locally = True
                     self.state = ReadyState.CLOSING
                     self._wake()
-            if plain and self._close_through(code, reason):
-                return
+            if not (plain and self._close_through(code, reason)):
+                self._post_close()  # again at a second call: rule 2
         except BaseException:
             self._post_close()
             raise
-        self._post_close()  # again at a second call: rule 2
 
     def _may_close(self) -> bool:
         """Whether close() has anything to do; with the lock held."""
@@ -446,7 +470,7 @@ class Bridge:
     # ---- user threads: from the server
 
     def recv(self, timeout: float | None, taken: Callable[[], bool]) -> str | bytes | None:
-        """The next message; None after `timeout` seconds.
+        """The next message; None after `timeout` seconds. Who is interrupted in it has taken none.
 
         Raises closed_error() when there will be no more, RuntimeError when messages are `taken()` by a handler.
         """
@@ -454,52 +478,79 @@ class Bridge:
             self.tail.comes(self.written_at, len(self.outgoing))
             self.write_now()
         deadline = None if timeout is None else monotonic() + timeout
+        message: str | bytes | None = None
         woken = True
-        while True:
-            reader = self.reader
-            if reader is not None and reader.lent and not self.inbox:
-                reader.read(deadline)
-            if taken():  # not under the lock: a handler may be a property of the user's
-                raise self._taken_error()
-            with self.lock:
-                if self.consumer is None or self.consumer == get_ident():
-                    message = self.take_message()
-                    if message is not None:
-                        return message
-                    if self.ending is not None:
-                        raise self.closed_error()
-                if not woken:
-                    return None
-                self.check_wait()
-                waiter = waiting.enlist(self._receivers)
-                if self.inbox and self.consumer is None:  # see wake_receivers()
-                    self._receivers.remove(waiter)
-                    continue
-                if self.reading_stopped:  # who has emptied the inbox was interrupted before it could look
-                    self._resume_reading_if_room()
-            woken = self._sleep(waiter, deadline, self._receivers)
+        try:
+            while True:
+                self.lead(deadline)
+                if taken():  # not under the lock: a handler may be a property of the user's
+                    raise self._taken_error()
+                with self.lock:
+                    if self.consumer is None or self.consumer == get_ident():
+                        inbox = self.inbox
+                        if inbox:
+                            # In a row, which nothing interrupts; what interrupts the rest, has it given back.
+                            message = inbox[0]
+                            del inbox[0]
+                            if self.reading_stopped:
+                                self._has_taken(message)
+                            return message
+                        if self.ending is not None:
+                            raise self.closed_error()
+                    if not woken:
+                        return None
+                    self.check_wait()
+                    waiter = waiting.enlist(self._receivers)
+                    if self.inbox and self.consumer is None:  # see wake_receivers()
+                        self._receivers.remove(waiter)
+                        continue
+                    if self.reading_stopped:  # who has emptied the inbox was interrupted before it could look
+                        self._resume_reading_if_room()
+                woken = self._sleep(waiter, deadline, self._receivers)
+        except BaseException:
+            if message is not None:
+                self._give_back(message)
+            raise
+
+    def _give_back(self, message: str | bytes) -> None:
+        """recv() is interrupted as it returns this: it is the next one again."""
+        with contextlib.nullcontext() if self.writer is None else self.writer.wire:  # who reads may have seen no inbox
+            self.inbox.appendleft(message)
+            if self.reading_stopped:
+                self._inbox_bytes += getsizeof(message)
+        self.post(self.intake.sift_again)  # another one may wait for it
 
     def _taken_error(self) -> RuntimeError:
         if self.inbox:
             self.post(self.intake.read_again)  # a handler was set while we read: it has not heard of this
         return RuntimeError("recv() has nothing to give: this socket's messages go to its message handler")
 
-    def _want_socket_back(self) -> None:
+    def lead(self, deadline: float | None, ready: Callable[[], bool] | None = None) -> None:
+        """Read the socket on this thread for a moment, if it is lent and the inbox is empty, until there is a message
+        or `ready()` is true.
+        """
+        reader = self.reader
+        if reader is not None and reader.lent and not self.inbox:
+            reader.read(deadline, ready)
+
+    def want_socket_back(self) -> None:
+        """Have the loop read, if the socket is lent."""
         if self.reader is not None and self.reader.lent:
             self.post(self.intake.read_again)
 
     def take_message(self) -> str | bytes | None:
-        """The next message; None if there is none, or a signal handler was faster. By the one who consumes: by recv()
-        with the lock held and no other `consumer`, or by the `consumer`.
-        """
+        """The next message; None if there is none, or a signal handler was faster. By the `consumer`."""
         try:
             message = self.inbox.popleft()
         except IndexError:
             return None
         if self.reading_stopped:
-            self._inbox_bytes -= getsizeof(message)
-            self._resume_reading_if_room()
+            self._has_taken(message)
         return message
+
+    def _has_taken(self, message: str | bytes) -> None:
+        self._inbox_bytes -= getsizeof(message)
+        self._resume_reading_if_room()
 
     def begin_consuming(self) -> None:
         """From now on the messages are the calling thread's, for its handlers."""
@@ -547,6 +598,8 @@ class Bridge:
 
     def check_wait(self) -> None:
         """Raise RuntimeError if the calling thread is about to wait for what cannot come before it goes on."""
+        if self._sifting == get_ident():
+            raise waiting.WaitsForItself("a done callback, or read_reply(), cannot wait for its own socket")
 
     def forget(self, messages: set[Message]) -> None:
         """Let these not wait for another connection any more."""
@@ -575,7 +628,7 @@ class Bridge:
         try:
             if ready():
                 return True
-            self._want_socket_back()
+            self.want_socket_back()
             woken = waiting.acquire(waiter, deadline)
         finally:
             if not woken:
@@ -588,7 +641,7 @@ class Bridge:
         """Have everyone who waits look again, and the loop read."""
         with self.lock:
             self._wake()
-            self._want_socket_back()
+            self.want_socket_back()
 
     def _wake(self) -> None:
         for waiters in (self._receivers, self._waiters, self._senders):
@@ -675,9 +728,18 @@ class Bridge:
         """Whether a user's thread waits for something of this connection."""
         return bool(self._receivers or self._waiters or self._senders)
 
-    def only_one_receives(self) -> bool:
-        """Whether nobody waits for this connection, or one thread in recv(); with the lock held."""
-        return not self._waiters and len(self._receivers) <= 1
+    def leaders(self) -> int:
+        """How many threads there are that could read the socket: those that wait for a message or for an answer, and
+        that of the handlers.
+        """
+        return len(self._receivers) + len(self.askers) + self.handlers.hear_on_thread()
+
+    def wake_leader(self) -> None:
+        """The socket is lent: have the thread that waits come and read it."""
+        self.wake_receivers()
+        for asker in self.askers.copy():
+            asker.look_again()
+        self.handlers.come_and_read()
 
     def opened(self) -> bool:
         """The handshake is done. False if close() came before."""
@@ -699,6 +761,46 @@ class Bridge:
         self._inbox_bytes += sum(map(getsizeof, messages))
         inbox.extend(messages)
         return self.wake_receivers()
+
+    def sift(self, sink: deque[str | bytes]) -> bool:
+        """Have the sifter see what has come, and the rest moved to `sink`, on the calling thread. False if another one
+        is at it already: that one goes on with what has come since.
+        """
+        try:
+            while self.arrivals:
+                mine = False
+                try:
+                    with self.lock:
+                        if self._sifting is not None:
+                            return False
+                        # Assignments in a row, which nothing interrupts.
+                        self._sifting = get_ident()
+                        mine = True
+                    self._sift_in_turn(sink)
+                finally:
+                    if mine:
+                        self._sifting = None  # with nothing before it that could be interrupted
+                if self._sifts_late:
+                    self._sifts_late = False
+                    self.post(self.intake.resume_reading)
+        except BaseException:
+            self.post(self.intake.sift_again)
+            raise
+        return True
+
+    def _sift_in_turn(self, sink: deque[str | bytes]) -> None:
+        assert self.sifter is not None
+        while self.arrivals:
+            self.arrivals[0].sift(self.sifter, sink)
+            del self.arrivals[:1]  # in a child that the sifter has forked there are none
+
+    def another_sifts(self) -> bool:
+        """Whether another thread is at it; then the intake will hear resume_reading()."""
+        if self._sifting is None:
+            return False
+        self._sifts_late = True  # first: who ends it looks at this after that
+        self._sifts_late = self._sifting not in (None, get_ident())
+        return self._sifts_late
 
     def wake_receivers(self) -> bool:
         """There is something in the inbox; from whoever reads. Whether somebody has waited for it."""
@@ -778,8 +880,9 @@ class Bridge:
         self.lock = locks.recursive("lock")
         self._receivers, self._waiters, self._senders = [], [], []
         self.reader = self.writer = None  # the wire, too, may have been held
-        self.consumer = None
+        self.consumer = self._sifting = None
         self.inbox.clear()
+        self.arrivals, self.askers = [], []
         self.outgoing, self.taken = [], []
         if self.ending is None:
             error = ConnectionClosed("the connection belongs to the parent process")

@@ -6,10 +6,9 @@ handler wait for recv() and hold nobody up.
 
 The loop thread and the setters of handlers call `notify()`; the callback thread asks `_next_type()` until it says None.
 
-1. Code of the user's (handlers, which may be properties, and the `__eq__` of listeners) runs with no lock held. So what
-   is found out by asking it is acted upon under the lock only if nothing has changed meanwhile: `_changes`, `_notices`.
-2. What it raises is logged, and ends neither the thread nor the dispatching.
-3. Who is the first to hear an event is settled before the event is taken: then at least one hears it.
+1. Code of the user's runs with no lock held. So what is found out by asking it (`handlers.py`) is acted upon under the
+   lock only if nothing has changed meanwhile: `handlers.changes`, `_notices`.
+2. What a handler raises is logged, and ends neither the thread nor the dispatching.
 """
 
 from __future__ import annotations
@@ -22,44 +21,25 @@ from typing import Any
 
 from .._base import orphan
 from .._base.log import log
-from .._base.logger import contains
 from .._threads import the_loop
 from ..events import (
     EVENT_TYPES,
-    HANDLER_NAMES,
-    WITH_ARGUMENT,
     CloseEvent,
     ErrorEvent,
     Event,
     EventType,
     MessageEvent,
-    check_handler,
     takes_event,
 )
 from ..exceptions import ConnectionClosed, InvalidStateError
 from .bridge import Bridge, ReadyState, overfull
+from .handlers import ATTRIBUTE, Handlers, Listener
 
 INIT_PATIENCE = 5.0
 """Seconds that an ``__init__`` may run while events wait, before a warning says why no callback has run yet."""
 
 LATE_HANDLER_PATIENCE = 0.25
 """Seconds that the callback thread outlives its connection while events wait for a handler: set soon, it runs there."""
-
-ATTRIBUTE = object()
-"""Stands for the handler in the ``on...`` attribute in a list of listeners, which has its place there."""
-
-_NO_LISTENERS: tuple[list[Any], list[Any]] = ([], [ATTRIBUTE])
-
-
-class Listener:
-    """One entry of addEventListener()."""
-
-    __slots__ = ("function", "once", "removed")
-
-    def __init__(self, function: Callable[[Any], Any], once: bool) -> None:
-        self.function = function
-        self.once = once
-        self.removed = False
 
 
 class Callbacks:
@@ -69,13 +49,10 @@ class Callbacks:
         self._bridge = bridge
         self._origin = origin
         self._on_loop = where == "loop"
-        # The base class's empty on... methods: an attribute that is still one of these is no handler.
-        self._defaults = defaults
-        self._default_onmessage = defaults["onmessage"]
         self._owner = weakref.ref(owner, self._owner_gone)
+        self.handlers = Handlers(self._owner, bridge.lock, defaults)
         # Held while there are handlers, so that a socket lives as long as it may call them.
         self._kept_alive: Any = None
-        self._listeners: dict[str, list[Any]] = {event_type: [] for event_type in EVENT_TYPES}
         # How many __init__ are running; callbacks are held until the outermost has returned.
         self._init_depth = 0
         self._held_notified = False
@@ -85,11 +62,9 @@ class Callbacks:
         self._unheard: set[EventType] = set()
         self._end_dispatched = False
         self._shows_open = False
-        self._changes = 0  # of handlers; guarded by the bridge's lock, as the next two are
-        self._notices = 0  # calls of notify()
+        self._notices = 0  # calls of notify(); guarded by the bridge's lock, as the next one is
         self._keepings = 0  # calls of _keep_owner(): the last one decides
         self._paused = False  # on the loop: they have sent too much, here or to others, and wait until it is written
-        self._broken: tuple[str, ...] = ()  # handlers that could not be looked up, and of which the log has been told
         self._thread: threading.Thread | None = None
         self._thread_ident: int | None = None
         self._running = False
@@ -102,83 +77,35 @@ class Callbacks:
 
     def attribute_set(self, name: str) -> None:
         """An on... attribute has been assigned: it takes its place among the listeners, and what waited is run."""
-        listeners = self._listeners[HANDLER_NAMES[name]]
-        with self._bridge.lock:
-            if ATTRIBUTE not in listeners:
-                listeners.append(ATTRIBUTE)
+        self.handlers.set_attribute(name)
         self._handlers_changed()
 
     def add(self, event_type: str, function: Callable[[Any], Any], once: bool) -> None:
-        """addEventListener(); adding the same function twice does nothing (DOM section 2.7)."""
-        listeners = self._listeners[event_type]
-        while True:
-            changes = self._changes
-            if any(entry is not ATTRIBUTE and entry.function == function for entry in list(listeners)):
-                return
-            with self._bridge.lock:
-                if changes == self._changes:
-                    listeners.append(Listener(function, once))
-                    break
-        self._handlers_changed()
+        """addEventListener()."""
+        if self.handlers.add(event_type, function, once):
+            self._handlers_changed()
 
     def remove(self, event_type: str, function: Callable[[Any], Any]) -> None:
         """removeEventListener(); takes effect at once, also for the event being dispatched."""
-        for entry in list(self._listeners[event_type]):
-            if entry is not ATTRIBUTE and entry.function == function:
-                self._remove_entry(event_type, entry)
+        self.handlers.remove(event_type, function)
         self._keep_owner()
-
-    def _remove_entry(self, event_type: str, entry: Listener) -> None:
-        with self._bridge.lock:
-            self._changes += 1
-            entry.removed = True
-            if entry in self._listeners[event_type]:
-                self._listeners[event_type].remove(entry)
 
     def _handlers_changed(self) -> None:
         with self._bridge.lock:
-            self._changes += 1
+            self.handlers.changed()
             self._pending |= self._unheard
             self._unheard.clear()
         self._keep_owner()
         self._bridge.wake()  # a recv() that waits has nothing to wait for any more
         self.notify()
 
-    def has_handler(self, event_type: str) -> bool:
-        """Whether somebody listens to this type of event."""
-        listeners = self._listeners[event_type]
-        if listeners and any(entry is not ATTRIBUTE for entry in listeners):
-            return True
-        return self._attribute(event_type) is not None
-
     def hears_messages(self) -> bool:
-        """The same for messages, as fast as can be: it is asked for each one."""
-        if self._listeners["message"]:
-            return self.has_handler("message")
-        owner = self._owner()
-        try:
-            handler = getattr(owner, "onmessage", None)
-            return handler is not None and getattr(handler, "__func__", None) is not self._default_onmessage
-        except BaseException:
-            self._not_looked_up(owner, "onmessage")
-            return False
+        """Whether somebody listens to messages."""
+        return self.handlers.hear_messages()
 
-    def _attribute(self, event_type: str) -> Callable[..., Any] | None:
-        owner, name = self._owner(), f"on{event_type}"
-        try:  # the attribute may be a property of the user's, and it may have a `__getattr__`
-            handler = getattr(owner, name, None)
-            return handler if _is_handler(handler, self._defaults[name]) else None
-        except BaseException:
-            self._not_looked_up(owner, name)
-            return None
-
-    def _not_looked_up(self, owner: Any, name: str) -> None:
-        """What looking it up has raised, and is being handled, goes to the log, or on."""
-        if not contains():
-            raise
-        if name not in self._broken:
-            self._broken += (name,)
-            log.exception("%s of %s cannot be looked up: it is taken for none", name, type(owner).__name__)
+    def hear_on_thread(self) -> bool:
+        """The same, on the callback thread."""
+        return not self._on_loop and self.handlers.hear_messages()
 
     # ---- the constructor
 
@@ -228,20 +155,14 @@ class Callbacks:
         """Run the message handler for messages that have just come, with callbacks="loop" and nothing in the inbox;
         return those for which this cannot be done: they go the usual way, by notify(). This one is faster.
         """
-        owner, listeners = self._owner(), self._listeners["message"]
+        owner, handlers = self._owner(), self.handlers
         if self._pending or self._init_depth or self._running or owner is None:
             return messages
         self._running = True
         try:
             for index, data in enumerate(messages):
-                try:  # as in _attribute(), which would be one call more for each message
-                    handler = getattr(owner, "onmessage", None)
-                    if handler is None or getattr(handler, "__func__", None) is self._default_onmessage:
-                        return messages[index:]
-                except BaseException:
-                    self._not_looked_up(owner, "onmessage")
-                    return messages[index:]
-                if listeners not in _NO_LISTENERS:
+                handler = handlers.only_attribute(owner)
+                if handler is None:
                     return messages[index:]
                 try:
                     handler(data)
@@ -278,6 +199,11 @@ class Callbacks:
         else:
             self._notify_thread()
 
+    def come_and_read(self) -> None:
+        """The socket is lent: the callback thread, if it sleeps, shall read it."""
+        with self._bridge.lock:
+            self._wake_thread()
+
     def ended(self) -> None:
         """The connection is over, and everything that happened has been said; from the loop thread."""
         self.notify()
@@ -289,7 +215,7 @@ class Callbacks:
             self._keepings += 1
             number = self._keepings
         over = self._bridge.ending is not None and self._next_type() is None
-        listening = not over and any(map(self.has_handler, EVENT_TYPES))
+        listening = not over and any(map(self.handlers.hear, EVENT_TYPES))
         owner = self._owner() if listening else None
         with self._bridge.lock:
             if number == self._keepings:  # else another thread has looked later
@@ -304,13 +230,31 @@ class Callbacks:
                 return
         if self._next_type() is None:
             return
-        with self._bridge.lock:
-            if self._thread is not None:
-                self._wake_thread()
-                return
-            self._thread = threading.Thread(target=self._run_thread, name="nwebsocket-callbacks", daemon=True)
         try:
-            self._thread.start()
+            with self._bridge.lock:
+                if self._thread is not None:
+                    self._wake_thread()
+                    return
+                self._thread = threading.Thread(target=self._run_thread, name="nwebsocket-callbacks", daemon=True)
+        except BaseException:
+            self._bridge.post(self._start_thread)
+            raise
+        # Not on the main thread: a signal handler that interrupts start() breaks the thread.
+        if get_ident() != threading.main_thread().ident or not self._bridge.post(self._start_thread):
+            self._start_thread_here()
+
+    async def _start_thread(self) -> None:
+        if self._thread is None:
+            self.notify()
+        else:
+            self._start_thread_here()
+
+    def _start_thread_here(self) -> None:
+        thread = self._thread
+        if thread is None or thread.ident is not None:
+            return
+        try:
+            thread.start()
         except RuntimeError:
             # No more threads: the system's limit is reached, or the interpreter is exiting (Python 3.12+).
             if threading.main_thread().is_alive():
@@ -324,6 +268,7 @@ class Callbacks:
         while True:
             self._run_all()
             self._bridge.write_now()
+            self._bridge.lead(None)
             notices = self._notices
             if self._next_type() is not None:
                 continue
@@ -336,6 +281,7 @@ class Callbacks:
                 patience = -1 if self._bridge.ending is None else LATE_HANDLER_PATIENCE
             if patience > 0:
                 self._bridge.wake()  # wait_closed() waits for just this
+            self._bridge.want_socket_back()
             if not self._wakeup.acquire(timeout=patience) and self._stays_idle():
                 break
         self._finish_thread()
@@ -408,7 +354,8 @@ class Callbacks:
         """Nothing is running, and nothing waits that could run now."""
         if self._init_depth:
             return True
-        return not self._running and self._next_type() is None
+        # In this order: whoever runs them says so before he takes any.
+        return self._next_type() is None and not self._running
 
     def visible_state(self) -> ReadyState:
         """readyState: a handler sees the state of its event, everybody else the connection's."""
@@ -434,11 +381,11 @@ class Callbacks:
 
     def _has_handler_or_sets_aside(self, event_type: EventType) -> bool:
         while True:
-            changes = self._changes
-            if self.has_handler(event_type):
+            changes = self.handlers.changes
+            if self.handlers.hear(event_type):
                 return True
             with self._bridge.lock:
-                if changes == self._changes:
+                if changes == self.handlers.changes:
                     if event_type in self._pending:
                         self._pending.discard(event_type)
                         self._unheard.add(event_type)
@@ -477,20 +424,14 @@ class Callbacks:
 
     def _consume(self, owner: Any) -> None:
         """Have the messages heard, until there are none, or nobody would hear the next."""
-        bridge, listeners = self._bridge, self._listeners["message"]
+        bridge, handlers = self._bridge, self.handlers
         while bridge.inbox:
             if overfull and self._pause():
                 return
-            if listeners not in _NO_LISTENERS:
+            handler = handlers.only_attribute(owner)
+            if handler is None:
                 if self._dispatch_to_hearers(owner):
                     continue
-                return
-            try:  # as in _attribute(), which would be one call more for each message
-                handler = getattr(owner, "onmessage", None)
-                if handler is None or getattr(handler, "__func__", None) is self._default_onmessage:
-                    return
-            except BaseException:
-                self._not_looked_up(owner, "onmessage")
                 return
             data = bridge.take_message()
             if data is None:
@@ -501,7 +442,7 @@ class Callbacks:
                 self._log_exception("onmessage", error)
 
     def _dispatch_to_hearers(self, owner: Any) -> bool:
-        hearers = self._hearers("message")
+        hearers = self.handlers.hearers("message")
         data = self._bridge.take_message() if hearers else None
         if data is None:
             return False
@@ -509,7 +450,7 @@ class Callbacks:
         return True
 
     def _dispatch(self, owner: Any, event_type: EventType) -> None:
-        hearers = self._hearers(event_type)
+        hearers = self.handlers.hearers(event_type)
         if not hearers:
             return  # the last one has just been removed: `_next_type` will set the event aside
         with self._bridge.lock:
@@ -533,19 +474,6 @@ class Callbacks:
             event = CloseEvent("close", owner, ending.code, ending.reason, ending.clean, retry_in)
             self._call_handlers(event, hearers)
 
-    def _hearers(self, event_type: EventType) -> list[Any]:
-        """Who will hear the next event of this type, in the order in which they were registered: Listeners, and
-        ATTRIBUTE for the on... attribute. But the first is what to call: it hears the event whatever happens.
-        """
-        entries = list(self._listeners[event_type])
-        if ATTRIBUTE not in entries:
-            entries.insert(0, ATTRIBUTE)
-        for index, entry in enumerate(entries):
-            first = self._attribute(event_type) if entry is ATTRIBUTE else entry
-            if first is not None:
-                return [first, *entries[index + 1 :]]
-        return []
-
     def _call_handlers(self, event: Event, hearers: list[Any], argument: Any = None) -> None:
         """Run them. What a handler removes does not run any more."""
         for index, entry in enumerate(hearers):
@@ -553,13 +481,13 @@ class Callbacks:
                 if index == 0 or not entry.removed:
                     self._call_listener(entry, event)
             else:
-                handler = self._attribute(event.type) if entry is ATTRIBUTE else entry
+                handler = self.handlers.attribute(event.type) if entry is ATTRIBUTE else entry
                 if handler is not None:
                     self._call_attribute(handler, event, argument)
 
     def _call_listener(self, entry: Listener, event: Event) -> None:
         if entry.once:
-            self._remove_entry(event.type, entry)
+            self.handlers.take_off(event.type, entry)
             self._keep_owner()
         self._call(event.type, entry.function, event)
 
@@ -593,18 +521,6 @@ class Callbacks:
         if isinstance(error, ConnectionClosed):
             return error.closed_first == "client" and self._bridge.closed_locally
         return isinstance(error, InvalidStateError) and self._bridge.has_refused(error)
-
-
-def check_methods(owner: Any, defaults: dict[str, Any]) -> None:
-    """Raise TypeError if a method of a subclass cannot be the handler that its name says."""
-    for name in HANDLER_NAMES:
-        handler = getattr(owner, name)
-        if _is_handler(handler, defaults[name]):
-            check_handler(name, handler, always_with_argument=name in WITH_ARGUMENT)
-
-
-def _is_handler(handler: Any, default: Any) -> bool:
-    return handler is not None and getattr(handler, "__func__", None) is not default
 
 
 def _call_with_or_without(handler: Callable[..., Any], event: Event) -> None:

@@ -18,7 +18,8 @@ from .._threads import the_loop
 from ..options import Options
 from . import sockets
 from .bridge import Bridge, Sifter
-from .callbacks import Callbacks, check_methods
+from .callbacks import Callbacks
+from .handlers import check_methods
 
 if TYPE_CHECKING:
     from .._network.proxies import Proxy
@@ -83,6 +84,7 @@ class Inside:
 
             make_callbacks = record.attend(bridge, url, options)
         self.callbacks = make_callbacks(owner, bridge, url.origin, options.callbacks, self._empty_handlers)
+        bridge.handlers = self.callbacks
 
     def launch(self, owner: WebSocket, run: Command) -> None:
         """Have `run` live the socket's life on the loop thread."""

@@ -13,17 +13,19 @@ Everything here runs on the loop thread: run() in the session's task, and the tw
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Protocol as Interface
 
 from .._base.clock import monotonic
-from .._base.log import log
+from .._base.log import log, trace_messages
 from .._network.transport import Transport
 from .._protocol.connection import PeerClose, Protocol, Received
 from .._protocol.keepalive import Keepalive
 from .._threads.safe_curio import CancelledError, Event, sleep
 from ..exceptions import ProtocolError
 from ..options import Options
-from .bridge import Bridge, ReadyState, Sifter, overfull
+from .arrivals import Arrivals
+from .bridge import Bridge, ReadyState, overfull
 from .callbacks import Callbacks
 from .reader import MAX_FRAME, Reader
 from .sweep import AVAILABLE
@@ -37,8 +39,10 @@ PIECE_MESSAGES = 256
 SLICE = 5e-3
 """Seconds of parsing after which the other connections get their turn."""
 
-SOON = 1.0
-"""Seconds between two reads within which it pays to let recv() do the next one itself."""
+SOON = 0.01
+"""Seconds between two reads within which it pays to let a thread do the next one itself. At ten or
+forty messages a second, to lend the socket and to take it back cost twice as much as all the rest.
+"""
 
 _HANDLER_PATIENCE = 0.25
 """Seconds that a failure waits, with callbacks="loop", for somebody to hear the messages before it."""
@@ -82,10 +86,8 @@ class Intake:
         self._piece = PIECE_BYTES  # how many bytes are parsed in one go
         self._heard = 0.0  # when something came last; monotonic clock
         self._soon = False  # that was soon after what came before
-        # The socket may be lent to recv() at all; what that read itself would be neither told nor sifted.
-        self._lendable = AVAILABLE and writer.any_thread and protocol.lane is not None
-        self._lendable = self._lendable and not bridge.trace.on and bridge.sifter is None
-        self._may_lend = False  # ... and recv() has waited for what has just come
+        self._lendable = AVAILABLE and protocol.lane is not None  # to threads that wait for messages
+        self._may_lend = False  # ... and there was one for what has just come
         self._reader: Reader | None = None  # None before the socket was first lent
         self._room: Event | None = None  # while reading waits for room
         self._full_inbox_told = False
@@ -106,7 +108,7 @@ class Intake:
                 await self._see_to(more)
             if self._protocol.unfinished:
                 await self._receive_the_rest()
-            if (bridge.inbox or self._crowded) and self._has_no_room():
+            if (bridge.inbox or bridge.arrivals or self._crowded) and self._has_no_room():
                 await self._wait_for_room()
             data = (await self._lend() if self._may_lend else b"") or await receive()
             if not data:
@@ -119,12 +121,11 @@ class Intake:
     async def _lend(self) -> bytes:
         """Let recv() read the socket itself; return what it has left, if anything."""
         self._may_lend = False
-        if self._bridge.state is not ReadyState.OPEN or self._callbacks.hears_messages():
+        if self._bridge.state is not ReadyState.OPEN:
             return b""
         if self._reader is None:
-            lane, heard = self._protocol.lane, self._keepalive.heard
-            assert lane is not None
-            self._reader = self._bridge.reader = Reader(self._bridge, self._transport, lane, heard)
+            heard = self._keepalive.heard
+            self._reader = self._bridge.reader = Reader(self._bridge, self._transport, self._protocol, heard)
         try:
             return await self._reader.lend()
         except OSError:  # what a thread has read before is there all the same, be it the server's Close frame
@@ -184,17 +185,17 @@ class Intake:
         if received.replies is not None:
             self._answer(received)
         if self._trace.on:
-            for message in messages:
-                kind = "characters of text" if isinstance(message, str) else "binary bytes"
-                self._trace("<", f"a message of {len(message):,} {kind}")
+            trace_messages(self._trace, messages)
+        if messages and self._lendable and self._soon:
+            self._may_lend = len(messages[-1]) < MAX_FRAME and self._bridge.leaders() == 1
         if len(messages) > PIECE_MESSAGES or self._piece < MAX_PIECE_BYTES:
             self._choose_piece(len(messages))
         if self._bridge.sifter is not None and messages:
-            messages = self._sifted(messages, self._bridge.sifter)
+            messages = self._sifted(messages)
         if messages and self._on_loop:
             self._deliver_on_loop(messages)
         elif messages:
-            self._deliver(messages)
+            self._bridge.deliver(messages)
             if self._callbacks.hears_messages():
                 self._callbacks.notify()
         if overfull:  # before anybody else reads: it was done callbacks of what has come here
@@ -203,11 +204,15 @@ class Intake:
             return received
         return received if self._on_loop and messages and self._bridge.outgoing else None
 
-    def _sifted(self, messages: list[str | bytes], sifter: Sifter) -> list[str | bytes]:
-        """What the sifter leaves of the messages."""
-        left = sifter.sift(messages)
-        self._bridge.messages_received += len(messages) - len(left)
-        return left
+    def _sifted(self, messages: list[str | bytes]) -> list[str | bytes]:
+        """What the sifter leaves of the messages; nothing if another thread sees to that."""
+        left = deque[str | bytes]()
+        with self._bridge.lock:
+            self._bridge.arrivals.append(Arrivals(messages))
+        self._bridge.messages_received += len(messages)
+        self._bridge.sift(left)
+        self._bridge.messages_received -= len(left)
+        return list(left)
 
     def _deliver_on_loop(self, messages: list[str | bytes]) -> None:
         """Have the handlers run here and now; what they send without a pause is written after that."""
@@ -218,13 +223,9 @@ class Intake:
             messages = self._callbacks.run_at_once(messages)
             bridge.messages_received -= len(messages)
         if messages:
-            self._deliver(messages)
+            bridge.deliver(messages)
             self._callbacks.notify()
         bridge.flushes_later = False
-
-    def _deliver(self, messages: list[str | bytes]) -> None:
-        if self._bridge.deliver(messages):
-            self._may_lend = self._lendable and self._soon and len(messages[-1]) < MAX_FRAME
 
     async def _see_to(self, received: Received) -> None:
         """Pongs, a close, a failure, what must be answered, and what handlers on the loop have sent."""
@@ -305,7 +306,7 @@ class Intake:
         """Whether the inbox is full, or callbacks on the loop, which may not wait, have sent too much to anybody."""
         if self._session.draining:
             return False
-        if self._crowded and self._is_held_up():
+        if (self._crowded and self._is_held_up()) or self._bridge.another_sifts():
             return True
         return self._bridge.stop_reading_if_full()
 
@@ -358,6 +359,15 @@ class Intake:
             self._callbacks.go_on()
         if self._room is not None:
             await self._room.set()
+
+    async def sift_again(self) -> None:
+        """The thread that had the sifter see what has come was interrupted (command)."""
+        if self._reader is not None:
+            await self._reader.want_back()
+        if self._bridge.sift(self._bridge.inbox):
+            self._bridge.wake_receivers()
+            self._callbacks.notify()
+        await self.resume_reading()  # which may have waited for that thread
 
     async def read_again(self) -> None:
         """Somebody waits for what recv() does not read, or a handler was set (command)."""

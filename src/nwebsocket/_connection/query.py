@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from contextlib import suppress
+from operator import attrgetter
+from threading import get_ident
 from typing import Any, Protocol
 
 from .._base.clock import monotonic
@@ -40,6 +43,15 @@ class _OnDemand:
         return self if instance is None else instance.__dict__.setdefault(self._name, self._make())
 
 
+class _Condition(threading.Condition):
+    """One that is entered and left in one call of C, by Future's methods, too: its own methods can be interrupted when
+    they have the lock and nobody has been promised to let it go.
+    """
+
+    __enter__ = property(attrgetter("_lock.__enter__"))
+    __exit__ = property(attrgetter("_lock.__exit__"))
+
+
 class Query(Future[Any]):
     """A query under way: a concurrent.futures.Future of the answer.
 
@@ -48,10 +60,12 @@ class Query(Future[Any]):
     """
 
     # What makes a Future a thing to wait for takes longer to make than all the rest.
-    _condition = _OnDemand(threading.Condition)
+    _condition = _OnDemand(_Condition)
     _waiters = _OnDemand(list)
     _done_callbacks = _OnDemand(list)
     _sleepers = _OnDemand(list)
+
+    _told = False  # those who wait in ways of concurrent.futures
 
     def __init__(self, queries: Home, tag: int) -> None:
         self._state = PENDING
@@ -113,18 +127,30 @@ class Query(Future[Any]):
         if the_loop.is_loop_thread():
             raise RuntimeError("waiting for a query would block the loop thread, which has to bring its answer")
         deadline = None if timeout is None else monotonic() + timeout
-        self._queries.bridge.write_now()
-        while self._state == PENDING:
-            self._queries.bridge.check_wait()
-            waiter = threading.Lock()
-            waiter.acquire()
-            self._sleepers.append(waiter)
-            try:
-                if self._state == PENDING and not waiting.acquire(waiter, deadline) and self._state == PENDING:
+        bridge = self._queries.bridge
+        bridge.write_now()
+        try:
+            bridge.askers.append(self)
+            while self._state == PENDING:
+                bridge.check_wait()
+                bridge.lead(deadline, self.done)
+                if not self.done() and not self._sleep(deadline) and not self.done():
                     raise QueryTimeout(f"no answer within {timeout:g} s")
-            finally:
-                if waiter in self._sleepers:
-                    self._sleepers.remove(waiter)
+        finally:
+            if self in bridge.askers:  # not suppress(), a call: whoever is interrupted there would stay
+                bridge.askers.remove(self)
+
+    def _sleep(self, deadline: float | None) -> bool:
+        """Wait until somebody wakes us; False at the deadline."""
+        waiter, sleepers = threading.Lock(), self._sleepers
+        waiter.acquire()
+        try:
+            sleepers.append(waiter)
+            self._queries.bridge.want_socket_back()
+            return self.done() or waiting.acquire(waiter, deadline)
+        finally:
+            if waiter in sleepers:
+                sleepers.remove(waiter)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Nobody would ever settle a copy."""
@@ -134,7 +160,8 @@ class Query(Future[Any]):
         """Have those who wait for it look whether they still may."""
         sleepers = self.__dict__.get("_sleepers", [])
         while sleepers:
-            sleepers.pop().release()
+            with suppress(IndexError):
+                waiting.release(sleepers)
 
     def settle(self, state: str, result: Any = None, exception: BaseException | None = None) -> None:
         """Have it done; by whoever has taken it out of where it was kept, who holds no lock."""
@@ -147,10 +174,19 @@ class Query(Future[Any]):
         self._exception = exception
         self._state = state  # last: who sees it sees the others
 
+    def finish(self, result: Any, exception: BaseException | None, counts: dict[str, int], name: str) -> None:
+        """The same for one that is not done, and count it; with the lock of the counts held."""
+        count = counts[name] + 1
+        # Assignments in a row, which nothing interrupts.
+        counts[name] = count
+        self._result = result
+        self._exception = exception
+        self._state = FINISHED
+
     def tell(self) -> None:
         """Wake those who wait for it, and run the done callbacks."""
         made = self.__dict__
-        if "_condition" in made:
+        if "_condition" in made and not self._told and not self._leave_waiters_to_loop():
             self._tell_waiters()
         if "_sleepers" in made:
             self.look_again()
@@ -159,8 +195,8 @@ class Query(Future[Any]):
 
     def _run_done_callbacks(self) -> None:
         """As Future does it, but what one raises, sys.exit() included, ends no thread of the library's."""
-        for callback in self._done_callbacks:
-            self._run_done_callback(callback)
+        while self._done_callbacks:
+            self._run_done_callback(self._done_callbacks.pop(0))
 
     def _run_done_callback(self, callback: Callable[[Query], object]) -> None:
         try:
@@ -175,9 +211,20 @@ class Query(Future[Any]):
         for name in ("_condition", "_waiters", "_sleepers", "_done_callbacks"):
             self.__dict__.pop(name, None)
 
+    def _leave_waiters_to_loop(self) -> bool:
+        """On the main thread: what Future's waiters do can neither be interrupted nor done twice."""
+        return get_ident() == threading.main_thread().ident and self._queries.bridge.post(self._tell_on_loop)
+
+    async def _tell_on_loop(self) -> None:
+        """(command)"""
+        self._tell_waiters()
+
     def _tell_waiters(self) -> None:
-        """Tell concurrent.futures.wait() and as_completed()."""
+        """Tell concurrent.futures.wait() and as_completed(), once."""
         with self._condition:
+            if self._told:
+                return
+            self._told = True
             for waiter in self._waiters:
                 if self._state == CANCELLED_AND_NOTIFIED:
                     waiter.add_cancelled(self)

@@ -19,14 +19,16 @@ from collections import deque
 from collections.abc import Callable
 
 from .._base.clock import monotonic
+from .._base.log import trace_messages
 from .._network.transport import Transport
-from .._protocol.fast_lane import FastLane
+from .._protocol.connection import Protocol
 from .._threads.safe_curio import Event
 from . import sweep
-from .bridge import Bridge
+from .arrivals import Arrivals
+from .bridge import Bridge, ReadyState
 
 _PATIENCE = 0.02
-"""Seconds that recv() waits for the socket, before it lets the loop do that."""
+"""Seconds that a thread waits for the socket, before it lets the loop do that."""
 
 _PIECE = 4 * 1024
 """Bytes of which the messages go to the inbox in one go."""
@@ -38,7 +40,9 @@ MAX_FRAME = 256 * 1024
 class Reader:
     """Lends the socket of one open connection, whose frames all may take the fast lane."""
 
-    def __init__(self, bridge: Bridge, transport: Transport, lane: FastLane, heard: Callable[[float], None]) -> None:
+    def __init__(
+        self, bridge: Bridge, transport: Transport, protocol: Protocol, heard: Callable[[float], None]
+    ) -> None:
         self.lent = False
         self.left = b""
         """What was read and not parsed when the loop took the socket back last."""
@@ -49,7 +53,9 @@ class Reader:
         self._sweep: sweep.Sweep  # set when the socket is lent
         self._bridge = bridge
         self._transport = transport
-        self._lane = lane
+        assert protocol.lane is not None
+        self._lane = protocol.lane
+        self._deflate = protocol.deflate
         self._wire = transport.wire
         self._wanted = Event()
         # One, while nobody waits for the socket.
@@ -61,6 +67,7 @@ class Reader:
         self._reading = False
         self._error: OSError | None = None
         self._tail_watched = False
+        self._parsed: list[str | bytes] = []  # those of which nobody has been told
 
     # ---- loop thread
 
@@ -82,12 +89,14 @@ class Reader:
 
     async def _lend_until_wanted(self) -> bytes:
         try:
+            if self._bridge.leaders() > 1:
+                return b""
             with self._bridge.lock:
-                if not self._bridge.only_one_receives():
+                if self._bridge.state is not ReadyState.OPEN:  # else who closes asks for it, if it is lent
                     return b""
                 self._pollers = [self._transport.poller()]
                 self.lent = True
-                self._bridge.wake_receivers()
+            self._bridge.wake_leader()
             await self._wanted.wait()
         finally:
             self._sweep.remove(self)
@@ -133,33 +142,39 @@ class Reader:
             self._tail_watched = True
             self._sweep.tails.append(self)
 
-    def read(self, deadline: float | None) -> None:
-        """Have the next messages in the inbox, which is empty; wait a moment for them, at most till `deadline`.
+    def read(self, deadline: float | None, ready: Callable[[], bool] | None = None) -> None:
+        """Have the next messages in the inbox, which is empty, unless `ready()` becomes true; wait a moment for them,
+        at most till `deadline`.
 
         If there are none afterwards, the caller waits for the loop.
         """
-        pollers, bridge = self._pollers, self._bridge
+        pollers, bridge, mine = self._pollers, self._bridge, list[select.poll]()
         try:
-            poller = pollers.pop()
-        except IndexError:
-            return  # another thread waits here already, or what a signal handler has interrupted
-        try:
+            mine.extend(map(list.pop, filter(None, (pollers,))))  # taken out and kept in one call: rule 2
+            if not mine:
+                return  # another thread waits here already, or what a signal handler has interrupted
+            poller = mine[0]
             going_on = True
-            while going_on and self.lent and not bridge.inbox:
+            while going_on and self.lent and not bridge.inbox and not (ready is not None and ready()):
                 if self._needed or not self._pieces:
                     patience = _PATIENCE if deadline is None else min(_PATIENCE, max(0.0, deadline - monotonic()))
                     if not poller.poll(patience * 1000):
                         return
                 with self._wire:
                     going_on = self._advance()
+                if self._parsed:
+                    self._tell()
             if self._pieces:
                 self._sweep.left.append(self)
+        except BaseException:
+            bridge.post(bridge.intake.sift_again)  # nobody may have heard of what was read, or come to read the rest
+            raise
         finally:
-            pollers.append(poller)
+            pollers.extend(mine)
 
     def _advance(self) -> bool:
         """Take a step from the socket to the inbox; False if the loop must. With `wire` held."""
-        if not self.lent or self._bridge.inbox or self._reading:
+        if not self.lent or self._bridge.inbox or self._bridge.arrivals or self._reading:
             return False
         self._reading = True
         try:
@@ -187,18 +202,35 @@ class Reader:
         end = self._lane.take_whole(data, position, min(size - 1, position + _PIECE), messages)
         if not messages:
             return self._measure(data, position)
-        inbox, rest = deque(messages), [] if end == size else [data]
+        if bridge.sifter is None:
+            inbox, arrivals = deque(messages), bridge.arrivals
+        else:
+            inbox, arrivals = bridge.inbox, [Arrivals(messages)]
+        rest = [] if end == size else [data]
+        inflated = self._deflate.inflated[self._lane.deflated :]
         start = 0 if end == size else end
         count = bridge.messages_received + len(messages)
         # Assignments in a row, which nothing interrupts: the messages are still bytes, or they are in the inbox.
         self._pieces = rest
         self._position = start
+        self._deflate.inflated = inflated
         self.reads += 1
         bridge.inbox = inbox
+        bridge.arrivals = arrivals
         bridge.messages_received = count
         bridge.written_at = 0.0  # what is sent now may be the answer, and goes out at once
-        bridge.wake_receivers()
+        self._parsed = messages
         return True
+
+    def _tell(self) -> None:
+        """Messages have been read: with no lock held, have all hear of them whom they concern."""
+        bridge, parsed = self._bridge, self._parsed
+        self._parsed = []
+        if bridge.trace.on:
+            trace_messages(bridge.trace, parsed)
+        if bridge.arrivals and bridge.sift(bridge.inbox) and bridge.inbox:
+            bridge.handlers.notify()
+        bridge.wake_receivers()
 
     def _measure(self, data: bytes, position: int) -> bool:
         bounds = self._lane.bounds(data, position) if position < len(data) else None

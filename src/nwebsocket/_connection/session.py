@@ -447,7 +447,7 @@ def conclude(bridge: Bridge, callbacks: Callbacks, ending: Ending, where: str) -
     unsent = bridge.buffered
     if unsent and ending.code != 1006:
         log.warning("%s: closed (%s) before %d bytes could be sent", where, describe(ending), unsent)
-    heard = ending.error is None or bridge.somebody_waits() or any(map(callbacks.has_handler, ("error", "close")))
+    heard = ending.error is None or bridge.somebody_waits() or any(map(callbacks.handlers.hear, ("error", "close")))
     events: tuple[EventType, ...] = ("error", "close") if ending.error else ("close",)
     bridge.ended(ending, lambda: callbacks.happened(*events))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from .._network.transport import Transport
 from .._protocol.connection import Protocol
-from .._protocol.fast_lane import ENABLED
 from .._protocol.framing import frame_of, frames_of
 from .._protocol.payload import BINARY, Buffer, Message
 from .bridge import Bridge, ReadyState
@@ -35,8 +34,10 @@ class Writer:
         self._protocol = protocol
         self._transport = transport
         self.wire = transport.wire
-        # Frames can be made without the state that wsproto keeps for the loop thread.
-        self.any_thread = ENABLED and not protocol.extensions
+        # Frames are made without wsproto, in steps that may be interrupted.
+        self.any_thread = protocol.lane is not None
+        self._deflate = protocol.deflate
+        self._compresses = protocol.compresses
         self.stuck = False
         """The operating system takes no more; whoever has waited for it to do so sets this to False."""
         self.error: OSError | None = None
@@ -85,39 +86,38 @@ class Writer:
 
     def write_through(self, message: Message) -> bool:
         """Accept a message and write it, if none is waiting; False if it must be queued, or refused."""
-        frame = frame_of(message)
-        bridge, transport, size = self._bridge, self._transport, message[2]
+        bridge, taken, size = self._bridge, [message], message[2]
         with self.wire:
-            if self._writing or bridge.outgoing or bridge.taken or not transport.idle or self.error is not None:
+            if self._writing or bridge.outgoing or bridge.taken or not self._transport.idle or self.error is not None:
                 return False
             if bridge.state is not _OPEN or not self._protocol.can_send:
                 return False
             self._writing = True
             try:
-                sent = transport.sent_before
-                batch, in_batch = (frame, [(message, len(frame))]) if bridge.keeps else _NOTHING_KEPT
-                # Assignments in a row, which nothing interrupts (a branch can be, in Python 3.10): the message is
-                # accepted and framed, or it is not.
-                transport.batch = frame
-                self._batch = batch
-                self._in_batch = in_batch
-                self._sent_before = sent
-                self._bytes_before = bridge.framed_bytes
-                self._messages_before = bridge.framed_messages
+                # Assignments in a row, which nothing interrupts: the message is accepted and waits, or it is not.
+                bridge.taken = taken
                 bridge.accepted_bytes += size
                 bridge.accepted_messages += 1
-                bridge.framed_bytes += size
-                bridge.framed_messages += 1
-                if transport.flush():
-                    bridge.has_written(bridge.framed_bytes, bridge.framed_messages)
+                if self._fill() and self._flush():
                     return True
-                self._get_stuck()
             except OSError as error:
                 self.error = error
+            except MemoryError:
+                self._refuse(taken)
+                raise
             finally:
                 self._writing = False
         bridge.post_flush()
         return True
+
+    def _refuse(self, taken: list[Message]) -> None:
+        """There was no memory for the frames: the message is not accepted after all, unless zlib has some of it."""
+        bridge, nothing = self._bridge, list[Message]()
+        if bridge.taken is taken and taken and not self._deflate.deflated:
+            # Assignments in a row, which nothing interrupts.
+            bridge.accepted_bytes -= taken[0][2]
+            bridge.accepted_messages -= 1
+            bridge.taken = nothing
 
     def close_through(self, code: int | None, reason: str) -> bool:
         """Write the Close frame, from any thread; False if it was not: messages go before it, or not all is well."""
@@ -179,22 +179,21 @@ class Writer:
         taken = bridge.taken or bridge.take()
         if not taken or not self._protocol.can_send:
             return False
+        count, size = (1, taken[0][2]) if len(taken) == 1 else _measure(taken)
+        messages, nothing = taken[:count], list[bytes]()
         frames: Buffer
         batch, in_batch = _NOTHING_KEPT
         if bridge.keeps:
-            count, size = _measure(taken)
-            in_batch = []
-            batch = frames = self._frames_one_by_one(taken[:count], in_batch)
-        elif len(taken) == 1:
-            count, size = 1, taken[0][2]
-            frames = frame_of(taken[0]) if self.any_thread else self._frames(taken)
+            each = self._frames_of_each(messages)
+            batch = frames = b"".join(each)
+            in_batch = list(zip(messages, map(len, each), strict=True))
         else:
-            count, size = _measure(taken)
-            frames = self._frames(taken[:count])
+            frames = self._frames(messages)
         sent = transport.sent
         framed_bytes, framed_messages = bridge.framed_bytes + size, bridge.framed_messages + count
         # Assignments in a row, which nothing interrupts: a message is either still taken, or framed.
         transport.batch = frames
+        self._deflate.deflated = nothing
         self._batch = batch
         self._in_batch = in_batch
         del taken[:count]
@@ -206,18 +205,18 @@ class Writer:
         return True
 
     def _frames(self, messages: list[Message]) -> Buffer:
-        if self.any_thread:
-            return frames_of(messages)
-        return b"".join([frame for message in messages for frame in self._slow_frames(message)])
+        if self.any_thread and not self._compresses:
+            return frame_of(messages[0]) if len(messages) == 1 else frames_of(messages)
+        each = self._frames_of_each(messages)
+        return each[0] if len(each) == 1 else b"".join(each)
 
-    def _frames_one_by_one(self, messages: list[Message], in_batch: list[tuple[Message, int]]) -> bytes:
-        """The same, and note how long the frames of each message are."""
-        parts = []
-        for message in messages:
-            frames = frame_of(message) if self.any_thread else b"".join(self._slow_frames(message))
-            in_batch.append((message, len(frames)))
-            parts.append(frames)
-        return b"".join(parts)
+    def _frames_of_each(self, messages: list[Message]) -> list[Buffer]:
+        """The same, those of each message in one buffer."""
+        if not self.any_thread:
+            return [b"".join(self._slow_frames(message)) for message in messages]
+        if self._compresses:
+            return self._deflate.frames_of(messages)
+        return [frame_of(message) for message in messages]
 
     def untaken(self) -> list[Message]:
         """The messages that the operating system has not taken, or not to their ends, in order; after close()."""

@@ -177,8 +177,15 @@ class Transport:
         """
         tls = self._tls
         read = pieces if tls is None else self._read_encrypted
-        read.extend(map(self._sock.recv, (READ_SIZE,)))
-        self.received += len(read[-1])
+        count = len(read)
+        try:
+            read.extend(map(self._sock.recv, (READ_SIZE,)))
+            size = len(read[-1])
+        except BaseException:
+            if len(read) > count:
+                self.received += len(read[-1])
+            raise
+        self.received += size
         if not read[-1]:
             return False  # the next one will meet it again
         if tls is not None:

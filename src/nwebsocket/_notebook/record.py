@@ -169,12 +169,10 @@ class Record:
                 self._messages.remove(remembered)
             raise
 
-    def sift(self, messages: list[str | bytes]) -> list[str | bytes]:
-        """Remember them; return what the next sifter leaves of them."""
-        now = time()
-        for message in messages[-REMEMBERED:]:
-            self._messages.append(Remembered(False, now, message[:PREFIX], len(message), len(message) > PREFIX))
-        return messages if self._next is None else self._next.sift(messages)
+    def takes(self, message: str | bytes, taken_out: list[Any]) -> bool:
+        """Remember it; return whether the next sifter takes it."""
+        self._messages.append(Remembered(False, time(), message[:PREFIX], len(message), len(message) > PREFIX))
+        return self._next is not None and self._next.takes(message, taken_out)
 
     def lost(self, error: Callable[[], ConnectionClosed]) -> tuple[list[Message], set[Message]]:
         return ([], set()) if self._next is None else self._next.lost(error)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
+from collections import deque
+from itertools import repeat
+from operator import methodcaller
 from threading import get_ident
 from types import FrameType
 from typing import Protocol
@@ -23,6 +26,8 @@ recv() to a busy machine), or to another thread.
 
 _MOMENT = 0.05
 """Seconds to wait before looking whether this is a wait that could never end."""
+
+_release = methodcaller("release")
 
 _PACKAGE = str(__package__).partition(".")[0]
 
@@ -54,9 +59,16 @@ def enlist(waiters: list[threading.Lock]) -> threading.Lock:
 
 
 def release(waiters: list[threading.Lock]) -> None:
-    """Wake all of them; with the lock held."""
-    while waiters:
-        waiters.pop().release()
+    """Wake all of them; with the lock held, or whoever may give up waiting at this moment raises IndexError.
+
+    In one call of C: who is interrupted between taking one out and releasing it would leave that asleep.
+    """
+    any(map(_release, map(waiters.pop, repeat(-1, len(waiters)))))
+
+
+def release_first(waiters: deque[threading.Lock]) -> None:
+    """Wake the one who has waited longest, if there is any; as release() does."""
+    any(map(_release, map(deque.popleft, filter(None, (waiters,)))))
 
 
 def acquire(waiter: threading.Lock, deadline: float | None) -> bool:
