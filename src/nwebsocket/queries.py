@@ -373,8 +373,8 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
     def read_reply(self, message: str | bytes) -> tuple[int, Any] | None:
         """Return the tag and the answer in a message, or None if it is no reply: a JSON object, and all of it.
 
-        On the loop thread, which all sockets share: it must be short. If the answer is an exception, result() raises
-        it.
+        On the thread that has read it, which may be the loop's, which all sockets share: it must be short. If the
+        answer is an exception, result() raises it.
         """
         if not isinstance(message, str):
             return None

@@ -315,7 +315,7 @@ class WebSocket:
         if timeout is not None:
             timeout = check_timeout(timeout)
         inside = self._nwebsocket
-        bridge, hears_messages = inside.bridge, inside.callbacks.hears_messages
+        bridge, hears_messages = inside.bridge, inside.callbacks.handlers.hear_messages
         if get_ident() == bridge.loop_ident and not hears_messages():
             inside.check_may_wait("recv()", in_callback=True)
         message = bridge.recv(timeout, hears_messages)

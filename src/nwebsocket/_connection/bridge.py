@@ -145,6 +145,9 @@ class IntakeSide(Protocol):
     def hold_up_handlers(self) -> bool: ...
 
 
+_NONE_YET: deque[str | bytes] = deque(maxlen=0)
+"""The inbox where nothing has ever come: an empty deque of its own takes 760 bytes."""
+
 overfull: set[Bridge] = set()
 """Those to which handlers on the loop thread have sent more than their `write_limit` since somebody looked."""
 
@@ -213,7 +216,7 @@ class Bridge:
         self._senders: list[threading.Lock] = []
 
         # -- from the server
-        self.inbox: deque[str | bytes] = deque()
+        self.inbox: deque[str | bytes] = _NONE_YET
         # Bytes of memory that have come since the inbox was empty, or was last measured; loop thread. While reading is
         # stopped: those that are in it; the one who consumes.
         self._inbox_bytes = 0
@@ -487,11 +490,14 @@ class Bridge:
                     raise self._taken_error()
                 with self.lock:
                     if self.consumer is None or self.consumer == get_ident():
-                        inbox = self.inbox
-                        if inbox:
+                        try:
+                            inbox = self.inbox
                             # In a row, which nothing interrupts; what interrupts the rest, has it given back.
                             message = inbox[0]
                             del inbox[0]
+                        except IndexError:
+                            pass
+                        else:
                             if self.reading_stopped:
                                 self._has_taken(message)
                             return message
@@ -755,17 +761,25 @@ class Bridge:
     def deliver(self, messages: list[str | bytes]) -> bool:
         """Messages have come: one wake-up for all of them. Whether somebody has waited for them."""
         self.messages_received += len(messages)
-        inbox = self.inbox
+        inbox = self._own_inbox()
         if not inbox:
             self._inbox_bytes = 0
         self._inbox_bytes += sum(map(getsizeof, messages))
         inbox.extend(messages)
         return self.wake_receivers()
 
-    def sift(self, sink: deque[str | bytes]) -> bool:
-        """Have the sifter see what has come, and the rest moved to `sink`, on the calling thread. False if another one
-        is at it already: that one goes on with what has come since.
+    def _own_inbox(self) -> deque[str | bytes]:
+        if self.inbox is _NONE_YET:
+            with self.lock:
+                if self.inbox is _NONE_YET:
+                    self.inbox = deque()
+        return self.inbox
+
+    def sift(self, sink: deque[str | bytes] | None = None) -> bool:
+        """Have the sifter see what has come, and the rest moved to `sink`, or the inbox, on the calling thread. False
+        if another one is at it already: that one goes on with what has come since.
         """
+        sink = self._own_inbox() if sink is None else sink
         try:
             while self.arrivals:
                 mine = False

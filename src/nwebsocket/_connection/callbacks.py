@@ -99,12 +99,8 @@ class Callbacks:
         self._bridge.wake()  # a recv() that waits has nothing to wait for any more
         self.notify()
 
-    def hears_messages(self) -> bool:
-        """Whether somebody listens to messages."""
-        return self.handlers.hear_messages()
-
     def hear_on_thread(self) -> bool:
-        """The same, on the callback thread."""
+        """Whether somebody listens to messages, on the callback thread."""
         return not self._on_loop and self.handlers.hear_messages()
 
     # ---- the constructor
@@ -369,7 +365,7 @@ class Callbacks:
         """The type of the first event that has a handler."""
         if "open" in self._pending and self._has_handler_or_sets_aside("open"):
             return "open"
-        if self._bridge.inbox and self.hears_messages():
+        if self._bridge.inbox and self.handlers.hear_messages():
             return "message"
         if not self._pending:
             return None

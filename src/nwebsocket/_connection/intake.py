@@ -196,7 +196,7 @@ class Intake:
             self._deliver_on_loop(messages)
         elif messages:
             self._bridge.deliver(messages)
-            if self._callbacks.hears_messages():
+            if self._callbacks.handlers.hear_messages():
                 self._callbacks.notify()
         if overfull:  # before anybody else reads: it was done callbacks of what has come here
             self._note_crowded()
@@ -364,7 +364,7 @@ class Intake:
         """The thread that had the sifter see what has come was interrupted (command)."""
         if self._reader is not None:
             await self._reader.want_back()
-        if self._bridge.sift(self._bridge.inbox):
+        if self._bridge.sift():
             self._bridge.wake_receivers()
             self._callbacks.notify()
         await self.resume_reading()  # which may have waited for that thread

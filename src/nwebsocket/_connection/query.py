@@ -56,7 +56,8 @@ class Query(Future[Any]):
     """A query under way: a concurrent.futures.Future of the answer.
 
     result(), exception(), cancel() and all else that a Future can do may be called from any thread; but what would
-    wait raises RuntimeError on the loop thread. A done callback may run there, too: it must be short.
+    wait raises RuntimeError on the loop thread. A done callback runs on the thread that has read the answer, which may
+    be that one: it must be short, and cannot wait for its own socket.
     """
 
     # What makes a Future a thing to wait for takes longer to make than all the rest.

@@ -228,7 +228,7 @@ class Reader:
         self._parsed = []
         if bridge.trace.on:
             trace_messages(bridge.trace, parsed)
-        if bridge.arrivals and bridge.sift(bridge.inbox) and bridge.inbox:
+        if bridge.arrivals and bridge.sift() and bridge.inbox:
             bridge.handlers.notify()
         bridge.wake_receivers()
 

@@ -67,7 +67,7 @@ class FastLane:
                   beginning of a header
     ``deflate``   inflates compressed messages; None if the connection is without
     ``room``      how many bytes may still be inflated: take() and take_whole() stop when there is none left. Who calls
-                  take() sets it before; take_whole() itself begins with `MUCH`
+                  take() sets it before; take_whole() is told
     ``deflated``  how many compressed messages take_whole() has found
     """
 
@@ -107,22 +107,21 @@ class FastLane:
         if self._missing or self._fragmented:
             return position
         end = len(data)
-        position = self._take_both(data, position, end - 1, messages)
+        position = self.take_whole(data, position, end - 1, messages, self.room)
         if self.deflated and self._deflate is not None:
             del self._deflate.inflated[: self.deflated]
         return position if position == end or self.room <= 0 else self._take_part(data, position)
 
-    def take_whole(self, data: bytes, position: int, stop: int, messages: list[str | bytes]) -> int:
+    def take_whole(
+        self, data: bytes, position: int, stop: int, messages: list[str | bytes], room: int = MUCH
+    ) -> int:
         """Append to ``messages`` those of the lane's frames that begin before ``stop``, at most the last byte of
         ``data``, and are all there; return where the first thing begins that is not one.
 
         If the lane is `between_frames`, any thread may do it that holds `wire`. Who has taken the messages over clears
         the first `deflated` contents of `deflate.inflated`; until then the same call gives the same messages.
         """
-        self.room = MUCH
-        return self._take_both(data, position, stop, messages)
-
-    def _take_both(self, data: bytes, position: int, stop: int, messages: list[str | bytes]) -> int:
+        self.room = room
         self.deflated = 0
         position = self._take_plain(data, position, stop, messages)
         while position < stop and data[position] in _DEFLATED and self._deflate is not None and self.room > 0:
