@@ -276,10 +276,10 @@ def test_wsproto_keeps_its_state_when_it_cannot_parse() -> None:
 )
 def test_wsproto_s_words_for_a_fault_are_known(data: bytes) -> None:
     with assumed("wsproto", "its words for what is wrong with a frame", "_IN_WORDS in faults.py"):
-        from nwebsocket._protocol.faults import in_words
+        from nwebsocket._protocol.faults import fault_in_words
 
         *_, event = received(client(), data)
-        assert in_words(event.reason, 1006) != event.reason, event.reason
+        assert fault_in_words(event.reason, 1006) != event.reason, event.reason
 
 
 def test_wsproto_does_not_know_the_close_code_1014() -> None:

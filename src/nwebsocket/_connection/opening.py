@@ -16,7 +16,7 @@ from .._base.clock import monotonic
 from .._base.log import Trace
 from .._network.proxies import Proxy
 from .._network.tcp import Attempt, begin_connecting, connect_unix, is_connected, take_over
-from .._network.tls import default_tls_context, in_words
+from .._network.tls import default_tls_context, error_in_words
 from .._network.transport import Transport, open_transport, start_tls_or_close
 from .._network.tunnel import open_tunnel
 from .._protocol.compression import deflate_of
@@ -35,7 +35,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # Headers that belong to the origin they were meant for (the Fetch standard, and RFC 9110 section 15.4).
 _BOUND_TO_ORIGIN = frozenset({"authorization", "cookie", "proxy-authorization"})
 
-Headers = tuple[tuple[str, str], ...]
+HeaderPairs = tuple[tuple[str, str], ...]
 
 
 class Opening:
@@ -105,7 +105,7 @@ class Opening:
                 headers = tuple(pair for pair in headers if pair[0].lower() not in _BOUND_TO_ORIGIN)
             self._chain.append(url)
 
-    def _first_headers(self) -> Headers:
+    def _first_headers(self) -> HeaderPairs:
         return _with_authorization(self._options.request_headers(), self._url)
 
     def _cookie(self, url: URL) -> str | None:
@@ -127,7 +127,7 @@ class Opening:
         self._stage = stage
         self._trace("=", stage)
 
-    async def _open(self, url: URL, headers: Headers) -> None:
+    async def _open(self, url: URL, headers: HeaderPairs) -> None:
         self.transport = self.protocol = None
         self.transport = transport = await self._connect(url)
         try:
@@ -140,7 +140,7 @@ class Opening:
             raise transport.tls_error(error, url.host, url.port) from error
         except OSError as error:
             await transport.close()
-            lost = f"the connection was lost during the opening handshake: {in_words(error)}; {RIGHT_PLACE}"
+            lost = f"the connection was lost during the opening handshake: {error_in_words(error)}; {RIGHT_PLACE}"
             raise ConnectionFailed(lost) from error
         except BaseException:
             await transport.abort()
@@ -165,7 +165,7 @@ class Opening:
     def _tls(self) -> ssl.SSLContext:
         return self._options.ssl or default_tls_context()
 
-    async def _shake_hands(self, transport: Transport, url: URL, headers: Headers) -> None:
+    async def _shake_hands(self, transport: Transport, url: URL, headers: HeaderPairs) -> None:
         self._enter("waiting for the server's answer to the opening handshake")
         if self._asked is not None:
             self.protocol, request, sent = self._asked
@@ -193,7 +193,7 @@ class Opening:
                 if self._jar is not None:
                     take_up(self._jar, url, response.headers)
 
-    def _request(self, url: URL, headers: Headers) -> Request:
+    def _request(self, url: URL, headers: HeaderPairs) -> Request:
         return Request(
             host=url.host_header,
             target=url.target,
@@ -243,7 +243,7 @@ class Opening:
         raise _not_followed(refusal, problem)
 
 
-def _with_authorization(headers: Headers, url: URL) -> Headers:
+def _with_authorization(headers: HeaderPairs, url: URL) -> HeaderPairs:
     """The headers with the credentials of the URL, unless they have others."""
     authorization = url.authorization()
     if authorization is None or any(name.lower() == "authorization" for name, _ in headers):
@@ -251,7 +251,7 @@ def _with_authorization(headers: Headers, url: URL) -> Headers:
     return ("Authorization", authorization), *headers
 
 
-def _with_cookie(headers: Headers, cookie: str | None) -> Headers:
+def _with_cookie(headers: HeaderPairs, cookie: str | None) -> HeaderPairs:
     return headers if cookie is None else (*headers, ("Cookie", cookie))
 
 

@@ -16,7 +16,7 @@ import ssl
 from .._base.clock import monotonic
 from .._base.log import log
 from .._base.logger import repr_of
-from .._network.tls import in_words
+from .._network.tls import error_in_words
 from .._network.transport import Transport
 from .._protocol.connection import PeerClose, Protocol
 from .._protocol.keepalive import Keepalive
@@ -33,7 +33,7 @@ from .intake import Intake
 from .opening import Opening
 from .writer import Writer
 
-LINGER = 1.0
+END_TIMEOUT = 1.0
 """Seconds to wait for the server to end the TCP connection once the Close frames are exchanged (RFC 6455 7.1.1)."""
 
 LISTENER_PATIENCE = 0.25
@@ -182,7 +182,7 @@ class Session:
     def _lost(self, error: OSError) -> None:
         if self._error is None and self._peer_close is None:
             kind = "TLS failed" if isinstance(error, ssl.SSLError) else "the connection was lost"
-            self._error = ConnectionLost(f"{kind}: {in_words(error)}", closed_first=self._closed_first)
+            self._error = ConnectionLost(f"{kind}: {error_in_words(error)}", closed_first=self._closed_first)
             self._error.__cause__ = error
 
     async def _end(self) -> None:
@@ -335,7 +335,7 @@ class Session:
                 self._deadline = None
                 if not transport.has_ended():  # else closing the socket says it
                     transport.shutdown()
-                    self._deadline = monotonic() + LINGER
+                    self._deadline = monotonic() + END_TIMEOUT
         return False
 
     async def _closing_goes_on(self, *, progress: bool) -> None:
@@ -347,14 +347,14 @@ class Session:
         """What the server has sent before may still be there to read, its Close frame above all."""
         if not self._write_failed:
             self._write_failed = True
-            self._deadline = monotonic() + LINGER
+            self._deadline = monotonic() + END_TIMEOUT
             await self._intake.resume_reading()  # it may have waited for what will never be written
             await self.arm()
 
     async def _closing_timed_out(self, now: float) -> None:
         if self._write_failed and self._intake.waits_for_room:
             # What the server sent before it vanished still waits behind a full inbox.
-            self._deadline = now + LINGER
+            self._deadline = now + END_TIMEOUT
             return
         writer = self._writer
         if self._write_failed and not self.draining:

@@ -209,11 +209,11 @@ def explain(error: OSError, host: str, port: int, tls: TLS) -> str:
     if isinstance(error, ssl.SSLEOFError):
         return f"{host} closed the connection during the TLS handshake; does it speak TLS on port {port}?"
     if not isinstance(error, ssl.SSLError):
-        return f"the connection to {host} was lost during the TLS handshake: {in_words(error)}"
+        return f"the connection to {host} was lost during the TLS handshake: {error_in_words(error)}"
     reason = error.reason or ""
     if reason in _NOT_TLS:
-        return f"{host} does not speak TLS on port {port} ({in_words(error)}); use ws:// for it?"
-    return f"TLS with {host} failed: {in_words(error)}{_alert_remedy(reason)}"
+        return f"{host} does not speak TLS on port {port} ({error_in_words(error)}); use ws:// for it?"
+    return f"TLS with {host} failed: {error_in_words(error)}{_alert_remedy(reason)}"
 
 
 def _alert_remedy(reason: str) -> str:
@@ -238,7 +238,7 @@ def _certificate_remedy(error: ssl.SSLCertVerificationError, tls: TLS) -> str:
     return ""
 
 
-def in_words(error: OSError) -> str:
+def error_in_words(error: OSError) -> str:
     """What was wrong, in the words of the system or of OpenSSL, without numbers and lines of code."""
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")

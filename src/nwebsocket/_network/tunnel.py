@@ -20,7 +20,7 @@ from ..exceptions import ConnectionFailed, ProxyError, TLSError
 from .proxies import Proxy
 from .relay import relayed
 from .tcp import resolve
-from .tls import in_words
+from .tls import error_in_words
 from .transport import Transport, open_transport
 
 _WRONG_PASSWORD = "it refuses this user name and password"
@@ -48,7 +48,7 @@ async def open_tunnel(
         await transport.abort()
         if isinstance(error, ConnectionFailed):
             raise
-        raise ProxyError(f"the connection to the proxy {proxy.shown} was lost: {in_words(error)}") from error
+        raise ProxyError(f"the connection to the proxy {proxy.shown} was lost: {error_in_words(error)}") from error
     except BaseException:
         await transport.abort()
         raise

@@ -43,9 +43,9 @@ from ..exceptions import (
 from .compression import DEFAULT
 from .deflate import DeflateExtension
 from .fast_lane import ENABLED, MUCH, FastLane
-from .faults import in_words
+from .faults import fault_in_words
 from .framing import close_frame, pong_frame
-from .handshake import Opening, Request
+from .handshake import Handshake, Request
 from .response import Response
 
 __all__ = ["PeerClose", "Protocol", "Received"]
@@ -108,7 +108,7 @@ class Protocol:
         self.deflate = DeflateExtension(request.compression or DEFAULT, request.max_size)
         """Compression, whether it is in use or not."""
         self._guard = _FrameGuard(request.max_size)
-        self._opening = Opening(request, self.deflate, fast_lane=fast_lane)
+        self._handshake = Handshake(request, self.deflate, fast_lane=fast_lane)
         self._open = False
         self._connection: Connection | None = None  # wsproto's side, made when it is needed: it takes 2 KiB
         self._max_size = request.max_size
@@ -136,17 +136,17 @@ class Protocol:
     @property
     def response(self) -> Response | None:
         """The server's answer to the handshake, once its head has come; also when it is a refusal."""
-        return self._opening.response
+        return self._handshake.response
 
     @property
     def subprotocol(self) -> str:
         """The sub-protocol that the server chose, or ""."""
-        return self._opening.subprotocol
+        return self._handshake.subprotocol
 
     @property
     def extensions(self) -> str:
         """The extensions in use as the server wrote them, or ""."""
-        return self._opening.extensions
+        return self._handshake.extensions
 
     @property
     def compresses(self) -> bool:
@@ -158,7 +158,7 @@ class Protocol:
 
         Raises InvalidArgument if a value cannot stand in an HTTP request.
         """
-        return self._opening.request()
+        return self._handshake.request()
 
     def receive_response(self, data: bytes) -> bool:
         """Take in bytes of the server's answer, b"" at the end of the stream (RFC 6455 section 4.1).
@@ -166,7 +166,7 @@ class Protocol:
         Returns True once the connection is open, and then wants a ``receive(b"")``: frames may have come in the same
         packet. False asks for more. Raises HandshakeError if the server refuses or its answer is wrong.
         """
-        trailing = self._opening.receive(data)
+        trailing = self._handshake.receive(data)
         if trailing is None:
             return False
         self._open = self.can_send = True
@@ -178,7 +178,7 @@ class Protocol:
 
     def refusal(self) -> HandshakeError | None:
         """Return the refusal so far, if the head of one has come but its body is not finished; else None."""
-        return self._opening.refusal()
+        return self._handshake.refusal()
 
     def receive(self, data: bytes) -> Received:
         """Take in bytes of the open connection, all of them. Whatever follows a Close frame or a failure is ignored.
@@ -394,7 +394,7 @@ class Protocol:
 
     def _on_failure(self, event: events.CloseConnection, received: Received) -> None:
         found = self.deflate.fault or self._guard.fault
-        fault = found or in_words(event.reason or "", self._guard.received_code)
+        fault = found or fault_in_words(event.reason or "", self._guard.received_code)
         if event.code == CloseCode.MESSAGE_TOO_BIG:
             received.failure = MessageTooBig(fault)
         else:

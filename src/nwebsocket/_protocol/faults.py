@@ -24,7 +24,7 @@ _IN_WORDS = tuple(
 )
 
 
-def in_words(fault: str, close_code: int) -> str:
+def fault_in_words(fault: str, close_code: int) -> str:
     """Say it for people; `close_code` is that of the last Close frame, if there was one."""
     for pattern, words in _IN_WORDS:
         match = pattern.fullmatch(fault)

@@ -59,7 +59,7 @@ class _AsciiHost(str):
         return super().encode("ascii")
 
 
-class Opening:
+class Handshake:
     """The opening handshake: our request, and the server's answer to it.
 
     It lives as long as the connection, for its results; what led to them is dropped once the connection is open.

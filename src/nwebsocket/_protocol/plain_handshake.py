@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-Headers = list[tuple[str, str]]
+HeaderList = list[tuple[str, str]]
 
 _MAX_HEAD_BYTES = 4096
 
@@ -31,7 +31,7 @@ def request_of(target: str, headers: Sequence[tuple[str, str]]) -> bytes | None:
     return text.encode("ascii")
 
 
-def accepted_headers(data: bytes, accept: str) -> tuple[Headers, dict[str, str], bytes] | None:
+def accepted_headers(data: bytes, accept: str) -> tuple[HeaderList, dict[str, str], bytes] | None:
     """Return the headers of a 101 that upgrades to a WebSocket, as they were written and by their names in lower case,
     and what follows them; None if ``data`` does not begin with a plain one, all of it.
 
