@@ -14,7 +14,7 @@ The rooms; each imports from those below it only:
 
 from typing import TYPE_CHECKING, Any
 
-from ._connection.bridge import ReadyState
+from ._connection.phase import ReadyState
 from ._connection.sockets import close_all, open_sockets
 from ._protocol.compression import Deflate
 from ._protocol.response import Response

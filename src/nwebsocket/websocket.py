@@ -15,8 +15,8 @@ from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
-from ._connection.bridge import ReadyState
 from ._connection.inside import Inside
+from ._connection.phase import ReadyState
 from ._protocol.payload import TEXT, message_of
 from ._protocol.response import Response
 from ._protocol.url import parse_protocols, parse_url

@@ -25,7 +25,6 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
-from enum import IntEnum
 from sys import getsizeof, maxsize
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -38,6 +37,7 @@ from .._threads.locks import owned
 from ..exceptions import ConnectionClosed, ConnectionLost, InvalidStateError, Side, WebSocketError
 from ..options import INBOX_BYTES, Options
 from .arrivals import Arrivals
+from .phase import READY_STATES, STEPS, Phase, ReadyState
 from .tail import BURST, FIRST_PIECE, Tail
 
 if TYPE_CHECKING:
@@ -56,16 +56,7 @@ MIN_LOOK = 5.0
 """Seconds; with a `close_timeout` of so much or more the session looks for a close_request once in a close_timeout."""
 
 
-class ReadyState(IntEnum):
-    """The states of a connection; it only moves forward (WHATWG WebSockets section 3.1)."""
-
-    CONNECTING = 0
-    OPEN = 1
-    CLOSING = 2
-    CLOSED = 3
-
-
-_OPEN = ReadyState.OPEN
+_OPEN = Phase.OPEN
 
 
 class Ending(NamedTuple):
@@ -164,7 +155,7 @@ class Bridge:
     def __init__(self, options: Options, trace: Trace) -> None:
         self.lock = locks.recursive("lock")
         self.trace = trace
-        self.state = ReadyState.CONNECTING
+        self.phase = Phase.CONNECTING
         self.ending: Ending | None = None
         self.was_open = False
         self.opened_at: float | None = None  # monotonic clock
@@ -238,6 +229,16 @@ class Bridge:
         self.askers: list[Asker] = []
         self._waiters: list[threading.Lock] = []
         waiting.watch(self)  # last: from now on any thread may ask whether it is_entered()
+
+    @property
+    def state(self) -> ReadyState:
+        """The phase as users see it."""
+        return READY_STATES[self.phase]
+
+    def enter(self, phase: Phase) -> None:
+        """Take a step in the connection's life; with the lock held."""
+        assert phase in STEPS[self.phase], f"from {self.phase.name} to {phase.name}"
+        self.phase = phase
 
     def start(self, run: Command) -> None:
         """Have `run` connect, and all that follows, on the loop thread; `session` is set."""
@@ -316,7 +317,7 @@ class Bridge:
 
     def _accept(self, message: Message, *, wanting_room: bool = True) -> bool:
         with self.lock:
-            if self.state is not _OPEN:
+            if self.phase is not _OPEN:
                 self.require_open("send()")
             if wanting_room and self.over_write_limit():
                 if get_ident() != self.loop_ident:
@@ -393,7 +394,7 @@ class Bridge:
             return False
 
     def _has_room_to_send(self) -> bool:
-        return self.state is not ReadyState.OPEN or not self.over_write_limit()
+        return self.phase is not _OPEN or not self.over_write_limit()
 
     def close(self, code: int | None, reason: str) -> None:
         """Ask for the closing handshake, after the messages accepted so far; a second call does nothing."""
@@ -406,12 +407,12 @@ class Bridge:
         try:
             with self.lock:
                 reads = not self.reading_stopped and not (self.reader is not None and self.reader.lent)
-                plain = self.state is ReadyState.OPEN and reads
+                plain = self.phase is _OPEN and reads
                 if self._may_close():
                     self.close_requested_at = monotonic()
                     self.close_request = (code, reason)
                     self.closed_locally = True
-                    self.state = ReadyState.CLOSING
+                    self.enter(Phase.CLOSING)
                     self._wake()
             if not (plain and self._close_through(code, reason)):
                 self._post_close()  # again at a second call: rule 2
@@ -421,7 +422,7 @@ class Bridge:
 
     def _may_close(self) -> bool:
         """Whether close() has anything to do; with the lock held."""
-        return self.state < ReadyState.CLOSING
+        return self.phase < Phase.CLOSING
 
     def _close_through(self, code: int | None, reason: str) -> bool:
         """Write the Close frame here and now; False if the loop must see to it."""
@@ -461,9 +462,9 @@ class Bridge:
 
     def require_open(self, what: str) -> None:
         """Raise InvalidStateError or ConnectionClosed unless the connection is open."""
-        if self.state is ReadyState.CONNECTING:
+        if self.phase is Phase.CONNECTING:
             raise InvalidStateError(f"{what} needs an open connection, this is CONNECTING: use wait_open() or onopen")
-        if self.state is not ReadyState.OPEN:
+        if self.phase is not _OPEN:
             raise self.closed_error()
 
     def post_flush(self) -> None:
@@ -750,9 +751,9 @@ class Bridge:
     def opened(self) -> bool:
         """The handshake is done. False if close() came before."""
         with self.lock:
-            if self.state is not ReadyState.CONNECTING:
+            if self.phase is not Phase.CONNECTING:
                 return False
-            self.state = ReadyState.OPEN
+            self.enter(Phase.OPEN)
             self.was_open = True
             self.opened_at = monotonic()
             self._wake()
@@ -830,7 +831,7 @@ class Bridge:
         After close() the count no longer matters and the bytes may double: the server's Close frame stands behind what
         it has sent already, and must be reached even if nobody consumes.
         """
-        closing = self.state is ReadyState.CLOSING
+        closing = self.phase in (Phase.CLOSING, Phase.DRAINING)
         most, limit = (maxsize, 2 * INBOX_BYTES) if closing else (self._max_queue, INBOX_BYTES)
         while len(self.inbox) >= most or self._inbox_bytes >= limit:
             # It is measured, by a look at each message, only when what has come may have filled it. So an eighth of the
@@ -849,8 +850,8 @@ class Bridge:
     def closing_by_server(self) -> None:
         """The server's Close frame has come, or what no server may send."""
         with self.lock:
-            if self.state is ReadyState.OPEN:
-                self.state = ReadyState.CLOSING
+            if self.phase is _OPEN:
+                self.enter(Phase.CLOSING)
                 self._wake()
 
     def ended(self, ending: Ending, happened: Callable[[], None] = lambda: None) -> None:
@@ -861,7 +862,7 @@ class Bridge:
             happened()
             self.ending = ending
             self.ended_at = monotonic()
-            self.state = ReadyState.CLOSED
+            self.enter(Phase.CLOSED)
             tell = [] if self.sifter is None else self.sifter.ended(self.closed_error)
             self._wake()
         for function in tell:
@@ -901,7 +902,7 @@ class Bridge:
         if self.ending is None:
             error = ConnectionClosed("the connection belongs to the parent process")
             self.ending = Ending(1006, "", False, None, error)
-        self.state = ReadyState.CLOSED
+        self.phase = Phase.CLOSED  # whatever it was
         if self.sifter is not None:
             self.sifter.after_fork_in_child()
 

@@ -32,8 +32,9 @@ from ..events import (
     takes_event,
 )
 from ..exceptions import ConnectionClosed, InvalidStateError
-from .bridge import Bridge, ReadyState, overfull
+from .bridge import Bridge, overfull
 from .handlers import ATTRIBUTE, Handlers, Listener
+from .phase import ReadyState
 
 INIT_PATIENCE = 5.0
 """Seconds that an ``__init__`` may run while events wait, before a warning says why no callback has run yet."""

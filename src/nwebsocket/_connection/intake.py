@@ -25,8 +25,9 @@ from .._threads.safe_curio import CancelledError, Event, sleep
 from ..exceptions import ProtocolError
 from ..options import Options
 from .arrivals import Arrivals
-from .bridge import Bridge, ReadyState, overfull
+from .bridge import Bridge, overfull
 from .callbacks import Callbacks
+from .phase import Phase
 from .reader import MAX_FRAME, Reader
 from .sweep import AVAILABLE
 from .writer import Writer
@@ -53,7 +54,6 @@ class SessionSide(Interface):
 
     where: str
     keepalive: Keepalive
-    draining: bool
 
     async def write(self) -> None: ...
     async def drain(self, close: PeerClose | None, failure: ProtocolError | None) -> None: ...
@@ -121,7 +121,7 @@ class Intake:
     async def _lend(self) -> bytes:
         """Let recv() read the socket itself; return what it has left, if anything."""
         self._may_lend = False
-        if self._bridge.state is not ReadyState.OPEN:
+        if self._bridge.phase is not Phase.OPEN:
             return b""
         if self._reader is None:
             heard = self._keepalive.heard
@@ -159,7 +159,7 @@ class Intake:
     async def _receive_the_rest(self) -> None:
         """What takes long to parse, or makes much of little, in steps: as above, but as long as there is room."""
         since = monotonic()
-        while self._protocol.unfinished and not self._session.draining:
+        while self._protocol.unfinished and self._bridge.phase is not Phase.DRAINING:
             if self._has_no_room():
                 await self._wait_for_room()
             if monotonic() - since > SLICE:
@@ -178,7 +178,7 @@ class Intake:
 
     def _received(self, data: bytes) -> Received | None:
         """Deliver the messages in `data`; return what has come if there is more to be seen to."""
-        if self._session.draining:
+        if self._bridge.phase is Phase.DRAINING:
             return None
         received = self._protocol.receive_some(data)
         messages = received.messages
@@ -304,7 +304,7 @@ class Intake:
 
     def _has_no_room(self) -> bool:
         """Whether the inbox is full, or callbacks on the loop, which may not wait, have sent too much to anybody."""
-        if self._session.draining:
+        if self._bridge.phase is Phase.DRAINING:
             return False
         if (self._crowded and self._is_held_up()) or self._bridge.another_sifts():
             return True
@@ -315,7 +315,7 @@ class Intake:
         that goes on reading only when it has been written.
         """
         for bridge in self._crowded:
-            given_up = bridge is not self._bridge and self._bridge.state is not ReadyState.OPEN
+            given_up = bridge is not self._bridge and self._bridge.phase is not Phase.OPEN
             if not given_up and bridge.hold_up(self._go_on):
                 return True
             self._crowded -= {bridge}

@@ -21,7 +21,8 @@ from .._base.log import Trace
 from .._protocol.payload import Message
 from ..exceptions import InvalidStateError, OutboxFull
 from ..options import Options
-from .bridge import Bridge, Ending, LoopSide, ReadyState, WritingSide, describe
+from .bridge import Bridge, Ending, LoopSide, WritingSide, describe
+from .phase import Phase
 
 
 class Passing(tuple[Any, ...]):
@@ -62,7 +63,7 @@ class OutboxBridge(Bridge):
     def _send_through(self, message: Message, writer: WritingSide | None) -> bool:
         # The writer was asked for before all this: that of a connection lost meanwhile refuses, and a new one, which
         # must not be given this before what is kept, comes before its connection is OPEN.
-        if self.state is not ReadyState.OPEN or self.seen_to or self._must_wait():
+        if self.phase is not Phase.OPEN or self.seen_to or self._must_wait():
             return False
         return super()._send_through(message, writer)
 
@@ -75,9 +76,9 @@ class OutboxBridge(Bridge):
                 self.require_open("send()")
             if self.seen_to and message in self.seen_to:
                 return True
-            if self.state is ReadyState.OPEN and not self._must_wait():
+            if self.phase is Phase.OPEN and not self._must_wait():
                 return super()._accept(message, wanting_room=wanting_room)
-            if isinstance(message, Passing) and self.state is not ReadyState.OPEN:
+            if isinstance(message, Passing) and self.phase is not Phase.OPEN:
                 raise self._refusal()
             self._check_outbox(message[2])
             # In a row, with one call at the end: nothing interrupts it.
@@ -111,7 +112,7 @@ class OutboxBridge(Bridge):
 
     def check_wait(self) -> None:
         super().check_wait()
-        if self.state is ReadyState.CONNECTING and self.in_handler():
+        if self.phase is Phase.CONNECTING and self.in_handler():
             raise RuntimeError("there is no connection, and the next one is not made before this handler has returned")
 
     def _refusal(self) -> InvalidStateError:
@@ -283,7 +284,7 @@ class OutboxBridge(Bridge):
         self.opened_at = None
         self._announcing = None
         if not self.closed_locally:
-            self.state = ReadyState.CONNECTING
+            self.enter(Phase.CONNECTING)
 
     def comes_back(self, ending: Ending, seconds: float) -> None:
         """This is what the handlers will hear of."""

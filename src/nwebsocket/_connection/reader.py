@@ -25,7 +25,8 @@ from .._protocol.connection import Protocol
 from .._threads.safe_curio import Event
 from . import sweep
 from .arrivals import Arrivals
-from .bridge import Bridge, ReadyState
+from .bridge import Bridge
+from .phase import Phase
 
 _PATIENCE = 0.02
 """Seconds that a thread waits for the socket, before it lets the loop do that."""
@@ -92,7 +93,7 @@ class Reader:
             if self._bridge.leaders() > 1:
                 return b""
             with self._bridge.lock:
-                if self._bridge.state is not ReadyState.OPEN:  # else who closes asks for it, if it is lent
+                if self._bridge.phase is not Phase.OPEN:  # else who closes asks for it, if it is lent
                     return b""
                 self._pollers = [self._transport.poller()]
                 self.lent = True

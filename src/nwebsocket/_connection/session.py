@@ -31,6 +31,7 @@ from .bridge import Bridge, Ending, describe
 from .callbacks import Callbacks
 from .intake import Intake
 from .opening import Opening
+from .phase import Phase
 from .writer import Writer
 
 END_TIMEOUT = 1.0
@@ -76,8 +77,6 @@ class Session:
         self._given_up = False
         self._peer_close: PeerClose | None = None
         self._error: WebSocketError | None = None
-        # Nothing more is expected of the peer but the end of the stream; what still comes is thrown away.
-        self.draining = False
         self._shut_down = False  # we have said that nothing more will be sent
 
     # ---- any thread
@@ -230,6 +229,11 @@ class Session:
         else:
             await self._transport.abort()
 
+    @property
+    def _draining(self) -> bool:
+        """Whether nothing more is expected of the peer but the end of the stream."""
+        return self._bridge.phase is Phase.DRAINING
+
     # ---- writing
 
     async def flush(self) -> None:
@@ -305,7 +309,8 @@ class Session:
         """Nothing is left to hear, and only our Close frame to say: then the server should end the connection."""
         self._peer_close = close
         self._error = failure or self._error
-        self.draining = True
+        with self._bridge.lock:
+            self._bridge.enter(Phase.DRAINING)
         self._deadline = monotonic() + self._options.close_timeout
         await self.write()
         await self.arm()
@@ -330,7 +335,7 @@ class Session:
                     return False
                 self._writer.closed = True
                 return True
-            if self.draining and not self._shut_down:
+            if self._draining and not self._shut_down:
                 self._shut_down = True
                 self._deadline = None
                 if not transport.has_ended():  # else closing the socket says it
@@ -357,10 +362,10 @@ class Session:
             self._deadline = now + END_TIMEOUT
             return
         writer = self._writer
-        if self._write_failed and not self.draining:
+        if self._write_failed and not self._draining:
             assert writer.error is not None
             self._lost(writer.error)
-        elif not self.draining:
+        elif not self._draining:
             self._error = ConnectionLost(self._unanswered(), closed_first="client")
         await self._give_up()
 

@@ -12,9 +12,10 @@ from .._network.transport import Transport
 from .._protocol.connection import Protocol
 from .._protocol.framing import frame_of, frames_of
 from .._protocol.payload import BINARY, Buffer, Message
-from .bridge import Bridge, ReadyState
+from .bridge import Bridge
+from .phase import Phase
 
-_OPEN = ReadyState.OPEN
+_OPEN = Phase.OPEN
 
 BATCH_BYTES = 256 * 1024
 BATCH_MESSAGES = 256
@@ -90,7 +91,7 @@ class Writer:
         with self.wire:
             if self._writing or bridge.outgoing or bridge.taken or not self._transport.idle or self.error is not None:
                 return False
-            if bridge.state is not _OPEN or not self._protocol.can_send:
+            if bridge.phase is not _OPEN or not self._protocol.can_send:
                 return False
             self._writing = True
             try:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from .._base.clock import monotonic
 from .._base.escape import escaped
-from .._connection.bridge import Ending, ReadyState
+from .._connection.bridge import Ending
+from .._connection.phase import ReadyState
 from ..close_codes import CloseCode
 
 if TYPE_CHECKING:
