@@ -3,7 +3,7 @@
     USER THREADS     send() close() --> outgoing, close_request --post(flush)--> take()   LOOP THREAD
                             `---- writer.write(): who calls them may write, too -^
                      recv() wait_*() <-- inbox, state, ending <-- opened() deliver() ended()
-                       `---- reader.read(): who receives may read, too, when the loop lends the socket
+                       `---- reader.read(): who waits may read, too, when the loop lends the socket
     CALLBACK THREAD  take_message() <---'
 
 Rules that keep this file right:
@@ -15,8 +15,8 @@ Rules that keep this file right:
 2. The main thread may be interrupted between any two lines, by a KeyboardInterrupt or by a signal handler that calls
    these very methods. So the lock is re-entrant, each hand-over is one atomic step (an append, a popleft, an
    assignment), and what follows from a hand-over (the wake-up) is repeated when in doubt.
-3. Who waits, waits for a lock of its own and looks again at what it waited for when woken. While the socket is lent to
-   recv() the loop must be asked to read it again.
+3. Who waits, waits for a lock of its own and looks again at what it waited for when woken. Whoever is about to sleep
+   while the socket is lent asks the loop to read it again.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class Bridge:
         self.handlers: HandlersSide
         # None before the connection is open.
         self.writer: WritingSide | None = None
-        # None before the socket was first lent to recv().
+        # None before the socket was first lent.
         self.reader: ReadingSide | None = None
         # Takes messages out before they are delivered; set once, before the connection is made.
         self.sifter: Sifter | None = None

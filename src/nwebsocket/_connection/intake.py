@@ -5,7 +5,7 @@
          │       │                                      ├──> pongs ──────────> keepalive
          │       │                                      ├──> answers ────────> transport, session.write()
          │       │                                      └──> close, failure ─> session.drain()
-         │   reader.lend(): meanwhile recv() reads by itself; what it cannot parse comes back and goes the same way
+         │   reader.lend(): meanwhile another thread reads; what it cannot parse comes back and goes the same way
     _wait_for_room(): back-pressure, while the inbox is full, or callbacks on the loop have sent too much
 
 Everything here runs on the loop thread: run() in the session's task, and the two commands, which have it go on.
@@ -119,7 +119,7 @@ class Intake:
             self._keepalive.heard(now)
 
     async def _lend(self) -> bytes:
-        """Let recv() read the socket itself; return what it has left, if anything."""
+        """Let a thread that waits read the socket itself; return what it has left, if anything."""
         self._may_lend = False
         if self._bridge.phase is not Phase.OPEN:
             return b""
@@ -370,7 +370,7 @@ class Intake:
         await self.resume_reading()  # which may have waited for that thread
 
     async def read_again(self) -> None:
-        """Somebody waits for what recv() does not read, or a handler was set (command)."""
+        """Somebody waits for what the leader does not read, or a handler was set (command)."""
         if self._reader is not None:
             await self._reader.want_back()
         self._callbacks.notify()

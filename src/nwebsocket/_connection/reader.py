@@ -1,11 +1,12 @@
-"""Reading past the loop: a thread that waits in recv() reads the socket itself, as long as it comes back soon.
+"""Leader and followers: a thread that waits for a message reads the socket itself, as long as it comes back soon.
 
-    LOOP THREAD    lend() ──────────────────────> what nobody could parse here, or nobody came to read
-    USER THREAD      └──> read() ──> bridge.inbox
+    LOOP THREAD     lend() ──────────────────────> what nobody could parse here, or nobody came to read
+    ANOTHER THREAD    └──> read() ──> bridge.inbox, by way of the sifter if there is one
 
-That one thread wakes another costs more than all the rest of a round trip. So the loop, when it has woken recv() soon
-after the message before, lends the socket. It has it back as soon as nobody reads what comes (`sweep.py`), somebody
-who waits or closes asks for it, or there is anything but whole plain messages: that, and all errors, are for the loop.
+That one thread wakes another costs more than all the rest of a round trip. So the loop, when a message has come soon
+after the one before, lends the socket to the thread that waits for the next: in recv(), for the answer to a query, or
+that of the handlers. The loop has it back as soon as nobody reads what comes (`sweep.py`), somebody who waits or closes
+asks for it, or there is anything but whole messages: that, and all errors, are for the loop.
 
 1. Who looks at the socket, or at what has come from it, holds `wire` and has found `lent` true. Nobody waits with it.
 2. The main thread may be interrupted between any two calls. So what the socket gives is stored by the very call that

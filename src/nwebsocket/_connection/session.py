@@ -422,7 +422,7 @@ class Session:
         await self.arm()
 
     def _hear_of_lent(self, now: float) -> None:
-        """While a thread in recv() reads, what it has read is life, too."""
+        """While another thread reads, what it has read is life, too."""
         reader, transport = self._bridge.reader, self._transport
         if transport is not None and transport.received != self._received_before:
             self._received_before = transport.received

@@ -1,4 +1,4 @@
-"""Who looks after the sockets that are lent to threads in recv(): those where nobody reads any more are taken back.
+"""Who looks after the sockets that are lent to threads: those where nobody reads any more are taken back.
 
 Nothing of the loop waits for such a socket. So, as long as there are any, a timer looks at all of them together, with
 an epoll instance of their own, which tells at once which have something to read; once in a while it looks at each.
