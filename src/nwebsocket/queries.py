@@ -106,6 +106,19 @@ class _Queries:
         self._wake_one()
         return True
 
+    def was_given_up(self, tag: int) -> bool:
+        """Whether give_up() has done so, and no late reply has come."""
+        return tag in self._given_up and tag not in self.open
+
+    def settle(self, query: Query, name: str, state: str, result: Any, exception: BaseException | None) -> None:
+        """Have a query done that is not among those under way any more, count it as `name`, and tell those who wait; a
+        second time changes nothing.
+        """
+        with self.bridge.lock:
+            if not query.done():
+                query.finish(state, result, exception, self.counts, name)
+        query.tell()
+
     def _take_out(self, tag: int) -> Query | None:
         with self.bridge.lock:
             if tag not in self.open:
@@ -200,16 +213,10 @@ class _Queries:
                 raise
             log.exception("exception in read_reply(): its message is taken for an ordinary one")
             return False
-        self._answer(taken_out[0], None if failed else answer, answer if failed else None)
-        return True
-
-    def _answer(self, query: Query, answer: Any, error: BaseException | None) -> None:
-        with self.bridge.lock:
-            if not query.done():
-                query.finish(answer, error, self.counts, "answered")
-        query.tell()
+        self.settle(taken_out[0], "answered", FINISHED, None if failed else answer, answer if failed else None)
         if self._waiting:
             self._wake_one()
+        return True
 
     def _is_late(self, tag: Any, taken_out: list[Any]) -> bool:
         if len(taken_out) == 1:  # without the lock: a tag may be an object of the user's

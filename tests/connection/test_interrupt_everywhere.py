@@ -5,13 +5,16 @@ tracing ends, and the interpreter itself notices it where it looks next. So the 
 own, and those of functions in C that look, too. When the operation has been struck, the program goes on as a user
 would, and all that was said is compared on both sides. Then comes the next point, until the operation ends before it.
 
-NWEBSOCKET_FULL=1 strikes every point; otherwise it is every `STEP`-th, from one that is drawn at random.
+NWEBSOCKET_FULL=1 strikes every point of every kind of connection; otherwise it is every `STEP`-th, from one that is
+drawn at random, of two kinds.
 """
 
 from __future__ import annotations
 
 import _thread
+import concurrent.futures
 import dis
+import gc
 import json
 import random
 import signal
@@ -20,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import alarms
@@ -31,7 +34,7 @@ from until import until
 
 from nwebsocket import Deflate, QueryMixin, ReconnectingWebSocket, WebSocket
 from nwebsocket._connection import bridge as bridge_module
-from nwebsocket._connection import sweep, tail
+from nwebsocket._connection import session, sweep, tail
 from nwebsocket._protocol.fast_lane import ENABLED
 from nwebsocket._threads import the_loop, waiting
 
@@ -39,7 +42,7 @@ pytestmark = pytest.mark.skipif(
     not (ENABLED and sweep.AVAILABLE), reason="only with the fast lane, and where there is epoll, do threads read"
 )
 
-STEP = measure.size(7, 1)
+STEP = measure.size(17, 1)
 
 SOON = 3.0
 """Seconds within which all is well again after a strike; no time-out of the library's is so short."""
@@ -63,6 +66,75 @@ if sys.version_info >= (3, 12):
 _MAY_LOOK = frozenset(code for name, code in dis.opmap.items() if name.startswith(_LOOKING))
 
 
+class _Tracing:
+    """Presses the keys before an opcode, run by this thread in the library or below it, if `step(code, position)`."""
+
+    def __init__(self, step: Callable[[CodeType, int], bool]) -> None:
+        self._call = step
+
+    def start(self) -> None:
+        sys.settrace(self._enter)
+
+    def stop(self) -> None:
+        sys.settrace(None)
+
+    def close(self) -> None:
+        pass
+
+    def _enter(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_globals is globals():
+            return None  # this is the user's code
+        frame.f_trace_lines = False
+        frame.f_trace_opcodes = True
+        return self._step
+
+    def _step(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "opcode" and self._call(frame.f_code, frame.f_lasti):
+            return -keyboard  # last: Python shall not notice it here
+        return self._step
+
+
+class _Monitoring:
+    """The same since Python 3.12, where tracing misses opcodes now and then."""
+
+    def __init__(self, step: Callable[[CodeType, int], bool]) -> None:
+        self._step = step
+        self._thread = threading.get_ident()
+        self._codes = list(_codes_of_package())
+        self._monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
+        self._event = self._monitoring.events.INSTRUCTION
+        self._monitoring.use_tool_id(3, "test_interrupt_everywhere")
+        for code in self._codes:
+            self._monitoring.set_local_events(3, code, self._event)
+
+    def start(self) -> None:
+        self._monitoring.register_callback(3, self._event, self._if_here)
+
+    def stop(self) -> None:
+        self._monitoring.register_callback(3, self._event, None)
+
+    def close(self) -> None:
+        for code in self._codes:
+            self._monitoring.set_local_events(3, code, 0)
+        self._monitoring.free_tool_id(3)
+
+    def _if_here(self, code: CodeType, position: int) -> object:
+        return -keyboard if threading.get_ident() == self._thread and self._step(code, position) else None
+
+
+def _codes_of_package() -> Iterator[CodeType]:
+    assert session  # imported, as all that it needs: the library does so with the first connection only
+    codes = [
+        function.__code__
+        for function in gc.get_objects()
+        if type(function) is FunctionType and function.__module__.partition(".")[0] == "nwebsocket"
+    ]
+    while codes:
+        code = codes.pop()
+        yield code
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+
+
 class Interrupter:
     """Strikes one operation after another, each at a later point.
 
@@ -77,15 +149,13 @@ class Interrupter:
         self._left = 0
         self._armed = False
         self._codes: dict[CodeType, bytes] = {}
+        self._tracing = (_Tracing if sys.version_info < (3, 12) else _Monitoring)(self._step)
 
     def attempt(self, point: int, operation: Callable[[], object]) -> bool:
         """Strike the operation at that point; whether it was struck."""
         self._left, self.last = point, ""
-        names = self._names = set[str]()
-        sys._getframe().f_trace_opcodes = True  # Python 3.12.1 must know this before
-        before = sys.gettrace()
         try:
-            sys.settrace(self._enter)
+            self._tracing.start()
             self._armed = True
             operation()
             self._armed = False
@@ -96,9 +166,11 @@ class Interrupter:
             assert not self.last, f"the KeyboardInterrupt of {self.last} was lost"
         finally:
             self._armed = False
-            sys.settrace(before)
-        self.passed |= names
+            self._tracing.stop()
         return self._left <= 0
+
+    def close(self) -> None:
+        self._tracing.close()
 
     def press(self, _: int, frame: FrameType | None) -> None:
         """The handler of SIGINT."""
@@ -108,25 +180,18 @@ class Interrupter:
             self.struck.append(self.last)
             raise KeyboardInterrupt
 
-    def _enter(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_globals is globals():
-            return None  # this is the user's code
-        self._names.add(frame.f_code.co_name)
-        frame.f_trace_lines = False
-        frame.f_trace_opcodes = True
-        return self._step
-
-    def _step(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "opcode":
-            code = self._codes.get(frame.f_code)
-            if code is None:
-                code = self._codes[frame.f_code] = frame.f_code.co_code
-            if code[frame.f_lasti] in _MAY_LOOK:
-                self._left -= 1
-                if self._left == 0:
-                    sys.settrace(None)
-                    return -keyboard
-        return self._step
+    def _step(self, code: CodeType, position: int) -> bool:
+        """Whether to press the keys now."""
+        opcodes = self._codes.get(code)
+        if opcodes is None:
+            opcodes = self._codes[code] = code.co_code
+        self.passed.add(code.co_name)
+        if self._armed and opcodes[position] in _MAY_LOOK:
+            self._left -= 1
+            if self._left == 0:
+                self._tracing.stop()
+                return True
+        return False
 
 
 @pytest.fixture
@@ -138,6 +203,7 @@ def interrupter() -> Iterator[Interrupter]:
             yield interrupter
     finally:
         signal.signal(signal.SIGINT, before)
+        interrupter.close()
 
 
 @pytest.fixture
@@ -205,6 +271,7 @@ class Talk:
         self.heard: list[Any] = []
         self.asked: list[tuple[Any, int]] = []
         self.may_lose = False
+        self.strangers: list[threading.Thread] = []  # who wait for answers
         self._before = len(noting.received)
         self._number = 0
         self._answered = 0
@@ -258,6 +325,10 @@ class Talk:
         self.noting.may_read.set()
         since = time.monotonic()
         self.answers()
+        for thread in self.strangers:
+            thread.join(SOON)
+            assert not thread.is_alive(), where
+        self.strangers.clear()
         self._answered += len(self.asked)
         self.asked.clear()
         self.round_trip()
@@ -337,7 +408,10 @@ def noting() -> Noting:
     return Noting()
 
 
-@pytest.fixture(params=["plain", "compressed", "tls", "tls compressed"])
+KINDS = ["plain", "compressed", "tls", "tls compressed"] if measure.FULL else ["plain", "tls compressed"]
+
+
+@pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -422,7 +496,8 @@ def asks_several(talk: Talk) -> None:
 
 
 def nothing(talk: Talk) -> None:
-    """Prepare nothing."""
+    """Prepare nothing, but be silent for a moment: what is sent then is written at once."""
+    time.sleep(0.0001)
 
 
 def one_comes(talk: Talk) -> None:
@@ -470,6 +545,21 @@ def is_full(talk: Talk) -> None:
     threading.Thread(target=read).start()
 
 
+def strangers_wait(talk: Talk) -> None:
+    """Another thread waits for two queries, in ways of concurrent.futures."""
+    talk.ask()
+    talk.ask()
+    queries = [query for query, _ in talk.asked]
+
+    def wait() -> None:
+        assert set(concurrent.futures.as_completed(queries, LIMIT)) == set(queries)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    until(lambda: all(query._waiters or query.done() for query in queries))
+    talk.strangers.append(thread)
+
+
 READS = {"read", "_advance", "_parse"}
 WRITES = {"_fill", "flush"}
 
@@ -486,6 +576,7 @@ CASES = {
     "recv much": (much_comes, receives, READS),
     "iteration": (several_come, iterates, READS),
     "query": (nothing, asks, WRITES | READS | {"sift"}),
+    "query of others": (strangers_wait, Talk.answers, READS | {"sift", "tell"}),
     "queries": (nothing, asks_several, WRITES | READS | {"sift"}),
 }
 
@@ -535,6 +626,7 @@ def test_a_strike_in_a_send_that_is_kept(interrupter: Interrupter, points: Itera
             assert ws.stats.messages_sent == len(kept), interrupter.last
         ws.close()
         ws.wait_closed(LIMIT)
+    report(interrupter, {"_accept"})
 
 
 # --- Opening and closing: a connection for each strike
@@ -631,5 +723,5 @@ def strike_everywhere(case: str, talk: Talk, interrupter: Interrupter, points: I
 def report(interrupter: Interrupter, functions: set[str]) -> None:
     """Strikes there were, and it was this thread that did what it is to do."""
     print(f"{len(interrupter.struck)} strikes, at {len(set(interrupter.struck))} lines")
-    assert len(interrupter.struck) >= 20 // STEP
+    assert len(interrupter.struck) >= 10 // STEP
     assert functions <= interrupter.passed

@@ -290,6 +290,24 @@ def test_a_cancelled_query_leaves_nothing_and_its_late_reply_is_dropped(ws: Aski
     assert ws.stats.late_replies == 1
 
 
+def test_an_interrupted_cancel_is_carried_out(ws: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    query = ws.query({"type": "never"})
+    queries = ws._nwebsocket.sifter
+    original = queries.settle
+
+    def interrupted(*arguments: Any) -> None:
+        monkeypatch.setattr(queries, "settle", original)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(queries, "settle", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        query.cancel()
+    with pytest.raises(concurrent.futures.CancelledError):
+        query.result(LIMIT)
+    assert query.cancelled()
+    assert ws.stats.cancelled == 1
+
+
 def test_a_reply_that_comes_at_the_moment_of_cancel_is_dropped(ws: Asking) -> None:
     query = ws.query({"type": "never"})
     queries = ws._nwebsocket.sifter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
 from contextlib import suppress
 from operator import attrgetter
 from threading import get_ident
@@ -26,8 +26,9 @@ class Home(Protocol):
 
     bridge: Bridge
 
-    def count(self, what: str) -> None: ...
     def give_up(self, tag: int) -> bool: ...
+    def was_given_up(self, tag: int) -> bool: ...
+    def settle(self, query: Query, name: str, state: str, result: Any, exception: BaseException | None) -> None: ...
 
 
 class _OnDemand:
@@ -83,10 +84,21 @@ class Query(Future[Any]):
 
     def cancel(self) -> bool:
         """Give the query up, unless it is done; return whether it is cancelled. A reply that still comes is dropped."""
-        if self._queries.give_up(self.tag):
-            self._queries.count("cancelled")
-            self.settle(CANCELLED_AND_NOTIFIED)
+        try:
+            if self._queries.give_up(self.tag):
+                self._settle_cancelled()
+        except BaseException:
+            self._queries.bridge.post(self._cancel_on_loop)
+            raise
         return self.cancelled()
+
+    def _settle_cancelled(self) -> None:
+        self._queries.settle(self, "cancelled", CANCELLED_AND_NOTIFIED, None, None)
+
+    async def _cancel_on_loop(self) -> None:
+        """cancel() was interrupted: has it given the query up, and not said so? (command)"""
+        if not self.done() and self._queries.was_given_up(self.tag):
+            self._settle_cancelled()
 
     def cancelled(self) -> bool:
         """Whether it was cancelled."""
@@ -175,14 +187,16 @@ class Query(Future[Any]):
         self._exception = exception
         self._state = state  # last: who sees it sees the others
 
-    def finish(self, result: Any, exception: BaseException | None, counts: dict[str, int], name: str) -> None:
+    def finish(
+        self, state: str, result: Any, exception: BaseException | None, counts: dict[str, int], name: str
+    ) -> None:
         """The same for one that is not done, and count it; with the lock of the counts held."""
         count = counts[name] + 1
         # Assignments in a row, which nothing interrupts.
         counts[name] = count
         self._result = result
         self._exception = exception
-        self._state = FINISHED
+        self._state = state
 
     def tell(self) -> None:
         """Wake those who wait for it, and run the done callbacks."""
