@@ -196,3 +196,27 @@ def test_the_extra_of_the_command_is_imported_where_it_is_used() -> None:
     assert importers_of("prompt_toolkit") == {"_cli.screen", "_cli.history"}
     assert importers_of("_cli.screen") == {"_cli.main"}
     assert importers_of("_cli.history") == {"_cli.screen"}
+
+
+ON_THE_LOOP_ONLY = {("_connection.callbacks", "run_at_once"), ("_threads.safe_curio", "run")}
+
+
+def test_no_except_clause_goes_on_inside_of_what_must_be_left_in_order() -> None:
+    """CPython 3.12 and 3.13 guard the jump back by nothing: who is interrupted at it keeps the lock, or the flag."""
+    found = set()
+
+    def look(name: str, function: str, node: ast.AST, *, guarded: bool) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                look(name, child.name, child, guarded=False)
+                continue
+            if isinstance(child, ast.Try) and guarded:
+                ends = [handler.body[-1] for handler in child.handlers]
+                if any(not isinstance(end, (ast.Raise, ast.Return, ast.Continue, ast.Break)) for end in ends):
+                    found.add((name, function))
+            look(name, function, child, guarded=guarded or isinstance(child, (ast.With, ast.Try)))
+
+    for name in MODULES:
+        if room_of(name) in ("_connection", "_network", "_protocol", "_threads", "queries", "websocket"):
+            look(name, "", MODULES[name], guarded=False)
+    assert found <= ON_THE_LOOP_ONLY, found - ON_THE_LOOP_ONLY

@@ -17,6 +17,7 @@ from test_process import READY, check_quiet, run
 from nwebsocket import WebSocket, connect
 from nwebsocket._connection import bridge
 from nwebsocket._connection.writer import Writer
+from nwebsocket._protocol.fast_lane import ENABLED
 
 needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
@@ -231,6 +232,7 @@ def test_a_sub_interpreter_is_refused(tmp_path: Path, kind: str) -> None:
     check_quiet(ran, within=2)
 
 
+@pytest.mark.skipif(not ENABLED, reason="without the fast lane only the loop thread makes frames")
 @pytest.mark.parametrize("compression", ["deflate", None])
 def test_without_memory_for_a_frame_send_raises_and_nothing_is_sent(
     compression: Any, monkeypatch: pytest.MonkeyPatch

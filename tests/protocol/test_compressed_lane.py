@@ -9,6 +9,7 @@ import json
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from types import FrameType
@@ -398,7 +399,16 @@ class Interrupted(BaseException):
 
 
 def interrupted(call: Callable[[], Any], number: int) -> bool:
-    """Make the call, and raise at that event in our code: a line, a return, the begin or the end of a call of C."""
+    """Make the call, and raise at that event in our code: a line, a return, the begin or the end of a call of C.
+
+    In a thread: an exception that a tracing function raises in an except clause stays the thread's, as the context of
+    all that follow.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(_interrupted, call, number).result()
+
+
+def _interrupted(call: Callable[[], Any], number: int) -> bool:
     left = number
     tracing, profiling = sys.gettrace(), sys.getprofile()
 

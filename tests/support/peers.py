@@ -18,6 +18,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import os
 import select
 import selectors
 import socket
@@ -190,6 +191,9 @@ class EchoServer(Server):
         for thread in _join(threads, GRACE):
             _cut(threads[thread])
         self._expect_end([*threads, *going_away, shutdown])
+        for name in ("shutdown_watcher", "shutdown_notifier"):
+            if isinstance(descriptor := getattr(self._server, name, None), int):  # websockets before 17
+                os.close(descriptor)
 
     def _track(self, sock: socket.socket, address: object) -> None:
         with self._lock:

@@ -409,10 +409,12 @@ class Bridge:
                 reads = not self.reading_stopped and not (self.reader is not None and self.reader.lent)
                 plain = self.phase is _OPEN and reads
                 if self._may_close():
-                    self.close_requested_at = monotonic()
+                    now, phase = monotonic(), max(self.phase, Phase.CLOSING)
+                    # Assignments in a row, which nothing interrupts.
+                    self.close_requested_at = now
                     self.close_request = (code, reason)
                     self.closed_locally = True
-                    self.enter(Phase.CLOSING)
+                    self.phase = phase
                     self._wake()
             if not (plain and self._close_through(code, reason)):
                 self._post_close()  # again at a second call: rule 2
@@ -491,14 +493,11 @@ class Bridge:
                     raise self._taken_error()
                 with self.lock:
                     if self.consumer is None or self.consumer == get_ident():
-                        try:
-                            inbox = self.inbox
+                        inbox = self.inbox
+                        if inbox:
                             # In a row, which nothing interrupts; what interrupts the rest, has it given back.
                             message = inbox[0]
                             del inbox[0]
-                        except IndexError:
-                            pass
-                        else:
                             if self.reading_stopped:
                                 self._has_taken(message)
                             return message

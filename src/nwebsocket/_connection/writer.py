@@ -87,29 +87,35 @@ class Writer:
 
     def write_through(self, message: Message) -> bool:
         """Accept a message and write it, if none is waiting; False if it must be queued, or refused."""
-        bridge, taken, size = self._bridge, [message], message[2]
+        bridge = self._bridge
         with self.wire:
             if self._writing or bridge.outgoing or bridge.taken or not self._transport.idle or self.error is not None:
                 return False
             if bridge.phase is not _OPEN or not self._protocol.can_send:
                 return False
-            self._writing = True
-            try:
-                # Assignments in a row, which nothing interrupts: the message is accepted and waits, or it is not.
-                bridge.taken = taken
-                bridge.accepted_bytes += size
-                bridge.accepted_messages += 1
-                if self._fill() and self._flush():
-                    return True
-            except OSError as error:
-                self.error = error
-            except MemoryError:
-                self._refuse(taken)
-                raise
-            finally:
-                self._writing = False
+            if self._accept_and_write([message], message[2]):
+                return True
         bridge.post_flush()
         return True
+
+    def _accept_and_write(self, taken: list[Message], size: int) -> bool:
+        """Accept the only message, and write it; False if something of it is left."""
+        bridge = self._bridge
+        self._writing = True
+        try:
+            # Assignments in a row, which nothing interrupts: the message is accepted and waits, or it is not.
+            bridge.taken = taken
+            bridge.accepted_bytes += size
+            bridge.accepted_messages += 1
+            return self._fill() and self._flush()
+        except OSError as error:
+            self.error = error
+            return False
+        except MemoryError:
+            self._refuse(taken)
+            raise
+        finally:
+            self._writing = False
 
     def _refuse(self, taken: list[Message]) -> None:
         """There was no memory for the frames: the message is not accepted after all, unless zlib has some of it."""
