@@ -127,7 +127,7 @@ def _codes_of_package() -> Iterator[CodeType]:
     codes = [
         function.__code__
         for function in gc.get_objects()
-        if type(function) is FunctionType and function.__module__.partition(".")[0] == "nwebsocket"
+        if type(function) is FunctionType and str(function.__module__).partition(".")[0] == "nwebsocket"
     ]
     while codes:
         code = codes.pop()
