@@ -37,6 +37,7 @@ from nwebsocket import (
 from nwebsocket._connection import backoff, supervisor
 from nwebsocket._connection.callbacks import Callbacks
 from nwebsocket._connection.outbox import OutboxBridge
+from nwebsocket._threads import the_loop
 from nwebsocket.options import Options
 
 
@@ -1109,3 +1110,28 @@ def test_what_is_kept_while_the_server_closes_is_counted() -> None:
         ws.close()
         ws.wait_closed(LIMIT)
         assert (ws.stats.messages_sent, ws.bufferedAmount, ws.at_risk) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_what_is_sent_to_a_stream_that_has_ended_is_kept(compression: Any) -> None:
+    """The system would take it, for it does not know yet that the server is gone for good."""
+    leave, received = threading.Event(), queue.SimpleQueue[bytes]()
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        if peer.number == 0:
+            leave.wait(LIMIT)
+            peer.close()
+        else:
+            received.put(peer.read_frame().payload)
+            peer.hang()
+
+    with RawServer(script) as server, ReconnectingWebSocket(server.url, compression=compression) as ws:
+        busy, rest = threading.Event(), threading.Event()
+        the_loop.current().call_later(0, lambda: (busy.set(), rest.wait(LIMIT)))
+        assert busy.wait(LIMIT)  # so it is not the loop that sees the end
+        leave.set()
+        until(ws._nwebsocket.session._transport.has_ended)
+        ws.send("x")
+        rest.set()
+        assert received.get(timeout=LIMIT) == b"x"

@@ -186,6 +186,8 @@ class Writer:
         taken = bridge.taken or bridge.take()
         if not taken or not self._protocol.can_send:
             return False
+        if bridge.keeps and transport.has_ended():
+            return False  # the system would take it, and the server never: it is kept for the next connection
         count, size = (1, taken[0][2]) if len(taken) == 1 else _measure(taken)
         messages, nothing = taken[:count], list[bytes]()
         frames: Buffer
