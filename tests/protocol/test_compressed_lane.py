@@ -684,3 +684,18 @@ def test_nothing_is_kept_between_messages_without_context_takeover() -> None:
     assert lane.take(data, 0, messages) == len(data)
     assert messages == ["one", "one"]
     assert (deflate._stream, deflate.inflated) == (None, [])
+
+
+def test_a_frame_of_thousands_of_streams_is_inflated_in_steps() -> None:
+    """Each of them takes microseconds: the loop has others to see to."""
+    protocol = Protocol(REQUEST)
+    assert protocol.receive_response(answer(protocol, DEFLATE))
+    data = frame(BINARY, b"\x03\x00" * 100_000, first=FIN | RSV1) + frame(TEXT, b"after")
+    steps, messages = 0, list[str | bytes]()
+    for part in (data[:150_000], data[150_000:]):
+        messages += protocol.receive_some(part).messages
+        while protocol.unfinished:
+            steps += 1
+            messages += protocol.receive_some(b"").messages
+    assert messages == [b"", "after"]
+    assert steps >= 10

@@ -31,6 +31,9 @@ _BINARY = 0x82
 _PLAIN = (_TEXT, _BINARY)
 _DEFLATED_TEXT = 0xC1  # with RSV1 (RFC 7692 section 6)
 _DEFLATED = (_DEFLATED_TEXT, 0xC2)
+_STEP = 16 * 1024
+"""Bytes of a compressed frame that are inflated at once: two may be a whole DEFLATE stream, which takes 2 us."""
+
 MUCH = 2**20  # bytes inflated in one go
 _MAX_LEFT = 256  # frames that leave() hands out at once: a piece may hold 100,000
 _CLOSE = 0x88
@@ -104,7 +107,7 @@ class FastLane:
         """
         if self._unfinished is not None:
             position = self._continue(self._unfinished, data, messages)
-        if self._missing or self._fragmented:
+        if self._missing or self._fragmented or (self._unfinished is not None and position < len(data)):
             return position
         end = len(data)
         position = self.take_whole(data, position, end - 1, messages, self.room)
@@ -248,9 +251,10 @@ class FastLane:
         if bounds is not None and bounds[1] > len(data):
             start, after = bounds
             frame = self._begun(data[position:start], after - start)
-            if frame is not None and self._add(frame, data[start:]):
+            chunk = data[start:] if frame is None else self._next_chunk(frame, data, start)
+            if frame is not None and self._add(frame, chunk):
                 self._unfinished = frame
-                return len(data)
+                return start + len(chunk)
         self._missing = known[1] - position
         return position
 
@@ -265,6 +269,14 @@ class FastLane:
         self._deflate.begin_message()
         return _UnfinishedDeflated(header, size, self._deflate)
 
+    def _next_chunk(self, frame: _Unfinished, data: bytes, start: int) -> bytes:
+        """What is added to a frame at once; if that is not all there is, there is no room for more now."""
+        end = start + frame.missing
+        if frame.first in _DEFLATED and min(end, len(data)) - start > _STEP:
+            self.room = 0
+            end = start + _STEP
+        return data[start:end]
+
     def _add(self, frame: _Unfinished, chunk: bytes) -> bool:
         """Add to a frame under way; False if wsproto must have it after all."""
         before = frame.size
@@ -275,7 +287,7 @@ class FastLane:
 
     def _continue(self, frame: _Unfinished, data: bytes, messages: list[str | bytes]) -> int:
         """Take more of the frame under way, and return where that ends; 0 if wsproto must have it after all."""
-        chunk = data[: frame.missing]
+        chunk = self._next_chunk(frame, data, 0)
         if not self._add(frame, chunk):
             self._withheld, self._missing, self._unfinished = frame.raw(), frame.missing, None
             return 0
