@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable
 from sys import getsizeof, maxsize
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .._base.clock import monotonic
 from .._base.log import Trace
@@ -36,6 +36,7 @@ from .._threads import locks, the_loop, waiting
 from .._threads.locks import owned
 from ..exceptions import ConnectionClosed, ConnectionLost, InvalidStateError, Side, WebSocketError
 from ..options import INBOX_BYTES, Options
+from . import arrivals
 from .arrivals import Arrivals
 from .phase import READY_STATES, STEPS, Phase, ReadyState
 from .tail import BURST, FIRST_PIECE, Tail
@@ -92,10 +93,9 @@ class ReadingSide(Protocol):
     def watch_tail(self) -> None: ...
 
 
-class Sifter(Protocol):
+class Sifter(arrivals.Sifter, Protocol):
     """What is interested in the messages before anybody else, and in the end."""
 
-    def takes(self, message: str | bytes, taken_out: list[Any]) -> bool: ...
     def lost(self, error: Callable[[], ConnectionClosed]) -> tuple[list[Message], set[Message]]: ...
     def ended(self, error: Callable[[], ConnectionClosed]) -> list[Callable[[], None]]: ...
     def after_fork_in_child(self) -> None: ...

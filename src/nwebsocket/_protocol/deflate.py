@@ -55,6 +55,8 @@ class DeflateExtension(PerMessageDeflate):
         self._inflating = False  # is the frame under way part of a compressed message?
         self._size = 0  # inflated bytes of the message under way
         self._given: bytes | None = None  # what the frame under way has become already, until wsproto has got it
+        self._frame_size = 0  # bytes of the payload of the frame under way
+        self._skip = 0  # bytes of that to come which are inflated already
         self._refused: CloseReason | None = None  # why a frame was refused, until wsproto has got it
         self.inflated: list[bytes] = []
         """The contents of the messages that inflate_message() was asked for and that nobody has taken over yet."""
@@ -199,6 +201,7 @@ class DeflateExtension(PerMessageDeflate):
         if opcode in (Opcode.TEXT, Opcode.BINARY):
             self._compressed = rsv.rsv1
             self.begin_message()
+            self._frame_size, self._skip = payload_length, 0
             if rsv.rsv1 and self.inflated:
                 self._given = self.inflated.pop(0)
         self._inflating = self._compressed and not opcode.iscontrol()
@@ -211,12 +214,25 @@ class DeflateExtension(PerMessageDeflate):
         if not self._inflating:
             return data
         if self._given is None:
-            return self._inflate(data) if self._refused is None else self._refused
+            return self._inflate_behind(data) if self._refused is None else self._refused
         given, self._given = self._given, b""
         if self._exceeds(len(given)):
             return self._too_big()
         self._size += len(given)
-        return given
+        stream = self._stream
+        if self.inflated or stream is None or not stream.eof or len(stream.unused_data) <= len(_MESSAGE_TAIL):
+            return given
+        # The rest may be thousands of streams, which take long: they are inflated as wsproto comes to them.
+        self._skip = self._frame_size - (len(stream.unused_data) - len(_MESSAGE_TAIL))
+        self._given = None
+        self._end_stream()
+        return _joined(given, self._inflate_behind(data))
+
+    def _inflate_behind(self, data: bytes) -> bytes | CloseReason:
+        """Inflate what of a frame's payload has not been inflated yet."""
+        if self._skip:
+            data, self._skip = data[self._skip :], max(0, self._skip - len(data))
+        return self._inflate(data)
 
     def frame_inbound_complete(
         self, proto: FrameDecoder | FrameProtocol, fin: bool
