@@ -216,7 +216,7 @@ class Bridge:
         self.consumer: int | None = None
         # The intake has stopped reading and wants resume_reading() when there is room.
         self.reading_stopped = False
-        self.messages_received = 0  # whoever reads
+        self.messages_received = 0  # whoever reads; it only grows
         # What the sifter has not seen yet, and the thread that has it do so.
         self.arrivals: list[Arrivals] = []
         self._sifting: int | None = None
@@ -760,7 +760,6 @@ class Bridge:
 
     def deliver(self, messages: list[str | bytes]) -> bool:
         """Messages have come: one wake-up for all of them. Whether somebody has waited for them."""
-        self.messages_received += len(messages)
         inbox = self._own_inbox()
         if not inbox:
             self._inbox_bytes = 0

@@ -182,6 +182,7 @@ class Intake:
             return None
         received = self._protocol.receive_some(data)
         messages = received.messages
+        self._bridge.messages_received += len(messages)
         if received.replies is not None:
             self._answer(received)
         if self._trace.on:
@@ -209,9 +210,7 @@ class Intake:
         left = deque[str | bytes]()
         with self._bridge.lock:
             self._bridge.arrivals.append(Arrivals(messages))
-        self._bridge.messages_received += len(messages)
         self._bridge.sift(left)
-        self._bridge.messages_received -= len(left)
         return list(left)
 
     def _deliver_on_loop(self, messages: list[str | bytes]) -> None:
@@ -219,9 +218,7 @@ class Intake:
         bridge = self._bridge
         bridge.flushes_later = True
         if not bridge.inbox:
-            bridge.messages_received += len(messages)
             messages = self._callbacks.run_at_once(messages)
-            bridge.messages_received -= len(messages)
         if messages:
             bridge.deliver(messages)
             self._callbacks.notify()
