@@ -549,6 +549,7 @@ def test_a_server_that_pings_and_does_not_read_gets_64_kib_of_pongs_and_the_last
     seen: list[list[Frame]] = []
 
     def script(peer: Peer) -> None:
+        peer.take_little()
         peer.accept()
         for number in range(20):
             pings = b"".join(ping(b"%0120d" % (50 * number + n)) for n in range(50))

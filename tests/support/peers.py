@@ -515,6 +515,10 @@ class Peer:
         """Close TCP, without a Close frame. (The kernel makes it a reset if the client's bytes were left unread.)"""
         self._sock.close()
 
+    def take_little(self) -> None:
+        """Have the system hold little of what the script has not read: by itself it may take many MiB."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+
     def _receive(self) -> bool:
         """Add what comes to the buffer; False at the end of file, for which a reset counts as well."""
         try:
