@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from peers import LIMIT
+from until import until
 
+from nwebsocket import WebSocket
 from nwebsocket._network import linger as linger_module
 from nwebsocket._network.linger import Linger
 from nwebsocket._threads.safe_curio import Descriptor, Kernel, epoll_descriptor, sleep, spawn, wait_readable
@@ -115,6 +117,20 @@ def test_the_kernel_runs_now_and_then(pairs: list[Pair], monkeypatch: pytest.Mon
             assert time.monotonic() < deadline
 
     run(main)
+
+
+def test_handlers_on_the_loop_of_the_library_linger(echo: str) -> None:
+    """As said there, its kernel has a selector of its own kind."""
+    lingering = []
+
+    class Answering(WebSocket):
+        def onmessage(self, message: str) -> None:
+            lingering.append(self._nwebsocket.session._transport._linger)
+
+    with Answering(echo, callbacks="loop") as ws:
+        ws.send("?")
+        until(lambda: lingering, "no answer has come")
+    assert isinstance(lingering[0], Linger)
 
 
 def test_a_kernel_without_epoll_is_left_alone() -> None:

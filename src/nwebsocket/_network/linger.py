@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import select
 
+from .._base import orphan
 from .._base.clock import monotonic
 
 _QUICK = 1e-3
@@ -39,6 +40,8 @@ class Linger:
 
     def wait(self) -> bool:
         """Return whether the socket has data or has ended. Where not, it is to be waited for as always."""
+        if orphan.thread is not None:
+            return False  # in a child that ends before its kernel waits
         now = monotonic()
         quick = now - self._waited < _QUICK
         self._waited = now

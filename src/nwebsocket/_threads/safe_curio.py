@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.connection
+import selectors
 import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -140,4 +141,5 @@ class _Waking(Future[T]):
 async def epoll_descriptor() -> int | None:
     """The descriptor of the epoll instance in which the kernel waits; None if it waits otherwise."""
     selector: Any = (await _get_kernel())._selector  # curio has no public name for it
-    return selector.fileno() if type(selector).__name__ == "EpollSelector" else None
+    kind = getattr(selectors, "EpollSelector", None)  # or one of its subclasses, as the loop thread's is
+    return selector.fileno() if kind is not None and isinstance(selector, kind) else None
