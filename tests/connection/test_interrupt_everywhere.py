@@ -363,7 +363,7 @@ class Talk:
             "_sifting": bridge._sifting is not None,
             "arrivals": bridge.arrivals,
             "askers": bridge.askers,
-            "_receivers": bridge._receivers,
+            "receivers": bridge.receivers,
             "_waiters": bridge._waiters,
             "_senders": bridge._senders,
             "outgoing": bridge.outgoing or bridge.taken,

@@ -239,7 +239,7 @@ def test_without_memory_for_a_frame_send_raises_and_nothing_is_sent(
 ) -> None:
     with echo_server() as server, connect(server.url, compression=compression) as ws:
         with monkeypatch.context() as patch:
-            patch.setattr(Writer, "_frames", no_memory)
+            patch.setattr(Writer, "_give", no_memory)
             with pytest.raises(MemoryError):
                 ws.send("x")
         assert ws.bufferedAmount == 0
@@ -253,7 +253,7 @@ def test_without_memory_for_a_frame_on_the_loop_the_connection_ends_and_says_why
     compression: Any, monkeypatch: pytest.MonkeyPatch, log: Any
 ) -> None:
     def twice(message: str) -> None:
-        monkeypatch.setattr(Writer, "_frames", no_memory)
+        monkeypatch.setattr(Writer, "_give", no_memory)
         ws._nwebsocket.bridge.written_at = monotonic()  # so it comes at once after the last one, and waits for the loop
         ws.send(message)
 

@@ -27,13 +27,13 @@ def whole_number(value: Any) -> int | None:
 
 def real_number(value: Any) -> float | None:
     """A number, NumPy's included: infinity stands for what is too large for a float; None if it is none."""
-    if type(value) is float:
-        return value
+    if type(value) is float or (type(value) is int and abs(value) < _LARGEST):
+        return float(value)
     if isinstance(value, bool) or not isinstance(value, (int, numbers.Real)):  # an int is soon told for one
         return None
     number: Any = value
     try:
-        return float(operator.index(number) if isinstance(number, numbers.Integral) else number)
+        return float(operator.index(number) if isinstance(number, (int, numbers.Integral)) else number)
     except OverflowError:
         return math.inf if number > 0 else -math.inf
     except (TypeError, ValueError):

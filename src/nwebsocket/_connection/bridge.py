@@ -225,7 +225,7 @@ class Bridge:
         self.sent_before = self.received_before = 0  # bytes, by connections before this one
 
         # Those who wait in recv(), and for anything else.
-        self._receivers: list[threading.Lock] = []
+        self.receivers: list[threading.Lock] = []
         self.askers: list[Asker] = []
         self._waiters: list[threading.Lock] = []
         waiting.watch(self)  # last: from now on any thread may ask whether it is_entered()
@@ -307,7 +307,7 @@ class Bridge:
         This is faster than to wake the loop thread. A message that follows the last one at once is queued, for more to
         come: so a burst costs few system calls.
         """
-        if writer is None or not writer.any_thread or writer.stuck or self.taken:
+        if writer is None or not writer.any_thread:
             return False
         if monotonic() - self.written_at < _PAUSE or owned(self.lock):  # then in a signal handler: rule 1
             return False
@@ -488,7 +488,8 @@ class Bridge:
         woken = True
         try:
             while True:
-                self.lead(deadline)
+                if not self.inbox and (reader := self.reader) is not None and reader.lent:
+                    reader.read(deadline, None)
                 if taken():  # not under the lock: a handler may be a property of the user's
                     raise self._taken_error()
                 with self.lock:
@@ -506,13 +507,13 @@ class Bridge:
                     if not woken:
                         return None
                     self.check_wait()
-                    waiter = waiting.enlist(self._receivers)
+                    waiter = waiting.enlist(self.receivers)
                     if self.inbox and self.consumer is None:  # see wake_receivers()
-                        self._receivers.remove(waiter)
+                        self.receivers.remove(waiter)
                         continue
                     if self.reading_stopped:  # who has emptied the inbox was interrupted before it could look
                         self._resume_reading_if_room()
-                woken = self._sleep(waiter, deadline, self._receivers)
+                woken = self._sleep(waiter, deadline, self.receivers)
         except BaseException:
             if message is not None:
                 self._give_back(message)
@@ -536,7 +537,7 @@ class Bridge:
         or `ready()` is true.
         """
         reader = self.reader
-        if reader is not None and reader.lent and not self.inbox:
+        if reader is not None and reader.lent and not self.inbox:  # as in recv()
             reader.read(deadline, ready)
 
     def want_socket_back(self) -> None:
@@ -567,7 +568,7 @@ class Bridge:
         """Nobody's handler is running for a message any more: recv() may take the next one."""
         with self.lock:
             self.consumer = None
-            waiting.release(self._receivers)
+            waiting.release(self.receivers)
 
     def _resume_reading_if_room(self) -> None:
         if not self._has_room():
@@ -650,7 +651,7 @@ class Bridge:
             self.want_socket_back()
 
     def _wake(self) -> None:
-        for waiters in (self._receivers, self._waiters, self._senders):
+        for waiters in (self.receivers, self._waiters, self._senders):
             if waiters:
                 waiting.release(waiters)
 
@@ -732,13 +733,13 @@ class Bridge:
 
     def somebody_waits(self) -> bool:
         """Whether a user's thread waits for something of this connection."""
-        return bool(self._receivers or self._waiters or self._senders)
+        return bool(self.receivers or self._waiters or self._senders)
 
     def leaders(self) -> int:
         """How many threads there are that could read the socket: those that wait for a message or for an answer, and
         that of the handlers.
         """
-        return len(self._receivers) + len(self.askers) + self.handlers.hear_on_thread()
+        return len(self.receivers) + len(self.askers) + self.handlers.hear_on_thread()
 
     def wake_leader(self) -> None:
         """The socket is lent: have the thread that waits come and read it."""
@@ -817,10 +818,10 @@ class Bridge:
 
     def wake_receivers(self) -> bool:
         """There is something in the inbox; from whoever reads. Whether somebody has waited for it."""
-        if not self._receivers:  # the lock is not needed to look: who enlists looks at the inbox after that
+        if not self.receivers:  # the lock is not needed to look: who enlists looks at the inbox after that
             return False
         with self.lock:
-            waiting.release(self._receivers)
+            waiting.release(self.receivers)
         return True
 
     def stop_reading_if_full(self) -> bool:
@@ -891,7 +892,7 @@ class Bridge:
     def after_fork_in_child(self) -> None:
         """The parent's connection is not the child's: here it is CLOSED, and the lock may have been held by nobody."""
         self.lock = locks.recursive("lock")
-        self._receivers, self._waiters, self._senders = [], [], []
+        self.receivers, self._waiters, self._senders = [], [], []
         self.reader = self.writer = None  # the wire, too, may have been held
         self.consumer = self._sifting = None
         self.inbox.clear()

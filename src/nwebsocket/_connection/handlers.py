@@ -103,7 +103,15 @@ class Handlers:
 
     def hear_messages(self) -> bool:
         """The same for messages, as fast as can be: it is asked for each one."""
-        return self.hear("message") if self._listeners["message"] else self.only_attribute(self._owner()) is not None
+        if self._listeners["message"]:
+            return self.hear("message")
+        owner = self._owner()
+        try:
+            handler = getattr(owner, "onmessage", None)
+            return handler is not None and getattr(handler, "__func__", None) is not self._default_onmessage
+        except BaseException:
+            self._not_looked_up(owner, "onmessage")
+            return False
 
     def only_attribute(self, owner: Any) -> Callable[[Any], Any] | None:
         """The onmessage attribute, if it is a handler and nobody else listens to messages; as fast as can be."""

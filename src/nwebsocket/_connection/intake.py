@@ -178,32 +178,37 @@ class Intake:
 
     def _received(self, data: bytes) -> Received | None:
         """Deliver the messages in `data`; return what has come if there is more to be seen to."""
-        if self._bridge.phase is Phase.DRAINING:
+        bridge = self._bridge
+        if bridge.phase is Phase.DRAINING:
             return None
         received = self._protocol.receive_some(data)
         messages = received.messages
-        self._bridge.messages_received += len(messages)
         if received.replies is not None:
             self._answer(received)
-        if self._trace.on:
-            trace_messages(self._trace, messages)
-        if messages and self._lendable and self._soon:
-            self._may_lend = len(messages[-1]) < MAX_FRAME and self._bridge.leaders() == 1
-        if len(messages) > PIECE_MESSAGES or self._piece < MAX_PIECE_BYTES:
+        if self._piece < MAX_PIECE_BYTES or len(messages) > PIECE_MESSAGES:
             self._choose_piece(len(messages))
-        if self._bridge.sifter is not None and messages:
+        if messages:
+            bridge.messages_received += len(messages)
+            if self._trace.on:
+                trace_messages(self._trace, messages)
+            if self._soon and self._lendable and (not self._on_loop or bridge.receivers or bridge.askers):
+                self._may_lend = len(messages[-1]) < MAX_FRAME and bridge.leaders() == 1
+            self._deliver(messages)
+        if overfull:  # before anybody else reads: it was done callbacks of what has come here
+            self._note_crowded()
+        if received.is_more or (self._on_loop and messages and bridge.outgoing):
+            return received
+        return None
+
+    def _deliver(self, messages: list[str | bytes]) -> None:
+        if self._bridge.sifter is not None:
             messages = self._sifted(messages)
-        if messages and self._on_loop:
+        if self._on_loop:
             self._deliver_on_loop(messages)
         elif messages:
             self._bridge.deliver(messages)
             if self._callbacks.handlers.hear_messages():
                 self._callbacks.notify()
-        if overfull:  # before anybody else reads: it was done callbacks of what has come here
-            self._note_crowded()
-        if received.replies or received.pongs or received.close is not None or received.failure is not None:
-            return received
-        return received if self._on_loop and messages and self._bridge.outgoing else None
 
     def _sifted(self, messages: list[str | bytes]) -> list[str | bytes]:
         """What the sifter leaves of the messages; nothing if another thread sees to that."""
@@ -217,7 +222,7 @@ class Intake:
         """Have the handlers run here and now; what they send without a pause is written after that."""
         bridge = self._bridge
         bridge.flushes_later = True
-        if not bridge.inbox:
+        if not bridge.inbox and messages:
             messages = self._callbacks.run_at_once(messages)
         if messages:
             bridge.deliver(messages)

@@ -29,8 +29,8 @@ from .arrivals import Arrivals
 from .bridge import Bridge
 from .phase import Phase
 
-_PATIENCE = 0.02
-"""Seconds that a thread waits for the socket, before it lets the loop do that."""
+_PATIENCE = 20.0
+"""Milliseconds that a thread waits for the socket, before it lets the loop do that."""
 
 _PIECE = 4 * 1024
 """Bytes of which the messages go to the inbox in one go."""
@@ -69,7 +69,7 @@ class Reader:
         self._reading = False
         self._error: OSError | None = None
         self._tail_watched = False
-        self._parsed: list[str | bytes] = []  # those of which nobody has been told
+        self._untraced: list[str | bytes] = []  # messages that the trace is to tell of
 
     # ---- loop thread
 
@@ -150,29 +150,30 @@ class Reader:
 
         If there are none afterwards, the caller waits for the loop.
         """
-        pollers, bridge, mine = self._pollers, self._bridge, list[select.poll]()
+        pollers, bridge, poller = self._pollers, self._bridge, None
         try:
-            mine.extend(map(list.pop, filter(None, (pollers,))))  # taken out and kept in one call: rule 2
-            if not mine:
+            try:
+                poller = pollers.pop()
+            except IndexError:
                 return  # another thread waits here already, or what a signal handler has interrupted
-            poller = mine[0]
-            going_on = True
-            while going_on and self.lent and not bridge.inbox and not (ready is not None and ready()):
-                if self._needed or not self._pieces:
-                    patience = _PATIENCE if deadline is None else min(_PATIENCE, max(0.0, deadline - monotonic()))
-                    if not poller.poll(patience * 1000):
-                        return
+            while self.lent and not bridge.inbox and not (ready is not None and ready()):
+                if (self._needed or not self._pieces) and not poller.poll(_patience(deadline)):
+                    return
                 with self._wire:
                     going_on = self._advance()
-                if self._parsed:
+                if bridge.receivers or bridge.arrivals or self._untraced:
                     self._tell()
+                if not going_on:
+                    break
             if self._pieces:
                 self._sweep.left.append(self)
         except BaseException:
-            bridge.post(bridge.intake.sift_again)  # nobody may have heard of what was read, or come to read the rest
+            # Nobody may have heard of what was read, or come to read the rest; the next loan has a poller of its own.
+            bridge.post(bridge.intake.sift_again)
             raise
         finally:
-            pollers.extend(mine)
+            if poller is not None:
+                pollers.append(poller)
 
     def _advance(self) -> bool:
         """Take a step from the socket to the inbox; False if the loop must. With `wire` held."""
@@ -199,18 +200,20 @@ class Reader:
         """Move the next whole messages to the inbox, or find out how much lacks; False if what comes is not for us."""
         pieces, position, bridge = self._pieces, self._position, self._bridge
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        size = len(data)
+        size, stop = len(data), position + _PIECE
         messages: list[str | bytes] = []
-        end = self._lane.take_whole(data, position, min(size - 1, position + _PIECE), messages)
+        end = self._lane.take_whole(data, position, stop if stop < size else size - 1, messages)
         if not messages:
             return self._measure(data, position)
+        inbox, arrivals = bridge.inbox, bridge.arrivals
         if bridge.sifter is None:
-            inbox, arrivals = deque(messages), bridge.arrivals
+            inbox = deque(messages)
         else:
-            inbox, arrivals = bridge.inbox, [Arrivals(messages)]
-        rest = [] if end == size else [data]
-        inflated = self._deflate.inflated[self._lane.deflated :]
-        start = 0 if end == size else end
+            arrivals = [Arrivals(messages)]
+        rest, start = ([], 0) if end == size else ([data], end)
+        inflated = self._deflate.inflated
+        if self._lane.deflated:
+            inflated = inflated[self._lane.deflated :]
         count = bridge.messages_received + len(messages)
         # Assignments in a row, which nothing interrupts: the messages are still bytes, or they are in the inbox.
         self._pieces = rest
@@ -221,15 +224,15 @@ class Reader:
         bridge.arrivals = arrivals
         bridge.messages_received = count
         bridge.written_at = 0.0  # what is sent now may be the answer, and goes out at once
-        self._parsed = messages
+        if bridge.trace.on:
+            self._untraced = messages
         return True
 
     def _tell(self) -> None:
         """Messages have been read: with no lock held, have all hear of them whom they concern."""
-        bridge, parsed = self._bridge, self._parsed
-        self._parsed = []
-        if bridge.trace.on:
-            trace_messages(bridge.trace, parsed)
+        bridge, untraced = self._bridge, self._untraced
+        self._untraced = []
+        trace_messages(bridge.trace, untraced)
         if bridge.arrivals and bridge.sift() and bridge.inbox:
             bridge.handlers.notify()
         bridge.wake_receivers()
@@ -240,3 +243,8 @@ class Reader:
             return False
         self._needed = bounds[1] if bounds[1] > len(data) else 0
         return self._needed > 0
+
+
+def _patience(deadline: float | None) -> float:
+    """Milliseconds to wait for the socket."""
+    return _PATIENCE if deadline is None else min(_PATIENCE, max(0.0, deadline - monotonic()) * 1000)

@@ -21,7 +21,7 @@ BATCH_BYTES = 256 * 1024
 BATCH_MESSAGES = 256
 """What is framed and given to the operating system in one go; a bound keeps bufferedAmount a live figure."""
 
-_NOTHING_KEPT: tuple[Buffer, list[tuple[Message, int]]] = (b"", [])
+_NOTHING_KEPT: list[tuple[Message, int]] = []
 
 BATCHES_IN_A_ROW = 4
 """... and after so many of them (some 10 ms) the other connections get their turn."""
@@ -39,6 +39,7 @@ class Writer:
         self.any_thread = protocol.lane is not None
         self._deflate = protocol.deflate
         self._compresses = protocol.compresses
+        self._plain = self.any_thread and not protocol.compresses and not bridge.keeps
         self.stuck = False
         """The operating system takes no more; whoever has waited for it to do so sets this to False."""
         self.error: OSError | None = None
@@ -87,44 +88,33 @@ class Writer:
 
     def write_through(self, message: Message) -> bool:
         """Accept a message and write it, if none is waiting; False if it must be queued, or refused."""
-        bridge = self._bridge
+        bridge, transport = self._bridge, self._transport
         with self.wire:
-            if self._writing or bridge.outgoing or bridge.taken or not self._transport.idle or self.error is not None:
+            if self._writing or bridge.outgoing or bridge.taken or self.error is not None or not transport.idle:
                 return False
-            if bridge.phase is not _OPEN or not self._protocol.can_send:
+            if bridge.phase is not _OPEN or not self._protocol.can_send or (bridge.keeps and transport.has_ended()):
                 return False
-            if self._accept_and_write([message], message[2]):
+            if self._write_one(message):
                 return True
         bridge.post_flush()
         return True
 
-    def _accept_and_write(self, taken: list[Message], size: int) -> bool:
+    def _write_one(self, message: Message) -> bool:
         """Accept the only message, and write it; False if something of it is left."""
-        bridge = self._bridge
         self._writing = True
         try:
-            # Assignments in a row, which nothing interrupts: the message is accepted and waits, or it is not.
-            bridge.taken = taken
-            bridge.accepted_bytes += size
-            bridge.accepted_messages += 1
-            return self._fill() and self._flush()
+            self._give([message], message[2], accepted=False)
+            if self._transport.flush():
+                bridge = self._bridge
+                bridge.has_written(bridge.framed_bytes, bridge.framed_messages)
+                return True
+            self._get_stuck()
+            return False
         except OSError as error:
             self.error = error
             return False
-        except MemoryError:
-            self._refuse(taken)
-            raise
         finally:
             self._writing = False
-
-    def _refuse(self, taken: list[Message]) -> None:
-        """There was no memory for the frames: the message is not accepted after all, unless zlib has some of it."""
-        bridge, nothing = self._bridge, list[Message]()
-        if bridge.taken is taken and taken and not self._deflate.deflated:
-            # Assignments in a row, which nothing interrupts.
-            bridge.accepted_bytes -= taken[0][2]
-            bridge.accepted_messages -= 1
-            bridge.taken = nothing
 
     def close_through(self, code: int | None, reason: str) -> bool:
         """Write the Close frame, from any thread; False if it was not: messages go before it, or not all is well."""
@@ -150,14 +140,6 @@ class Writer:
             finally:
                 self._writing = False
 
-    def _flush(self) -> bool:
-        """Have the operating system take the batch; False if it does not take all of it."""
-        if not self._transport.flush():
-            self._get_stuck()
-            return False
-        self._bridge.has_written(self._bridge.framed_bytes, self._bridge.framed_messages)
-        return True
-
     def _get_stuck(self) -> None:
         """bufferedAmount falls by what the operating system took; framing counts for nothing in the end."""
         self.stuck = True
@@ -174,8 +156,10 @@ class Writer:
         for _ in range(BATCHES_IN_A_ROW):
             if transport.idle and not self._fill():
                 return True
-            if not self._flush():
+            if not transport.flush():
+                self._get_stuck()
                 return False
+            bridge.has_written(bridge.framed_bytes, bridge.framed_messages)
             if not bridge.outgoing and not bridge.taken:
                 return True
         return False
@@ -189,38 +173,43 @@ class Writer:
         if bridge.keeps and transport.has_ended():
             return False  # the system would take it, and the server never: it is kept for the next connection
         count, size = (1, taken[0][2]) if len(taken) == 1 else _measure(taken)
-        messages, nothing = taken[:count], list[bytes]()
-        frames: Buffer
-        batch, in_batch = _NOTHING_KEPT
-        if bridge.keeps:
-            each = self._frames_of_each(messages)
-            batch = frames = b"".join(each)
-            in_batch = list(zip(messages, map(len, each), strict=True))
-        else:
-            frames = self._frames(messages)
-        sent = transport.sent
-        framed_bytes, framed_messages = bridge.framed_bytes + size, bridge.framed_messages + count
-        # Assignments in a row, which nothing interrupts: a message is either still taken, or framed.
-        transport.batch = frames
-        self._deflate.deflated = nothing
-        self._batch = batch
-        self._in_batch = in_batch
-        del taken[:count]
-        self._sent_before = sent
-        self._bytes_before = bridge.framed_bytes
-        self._messages_before = bridge.framed_messages
-        bridge.framed_bytes = framed_bytes
-        bridge.framed_messages = framed_messages
+        self._give(taken[:count], size, accepted=True)
         return True
 
-    def _frames(self, messages: list[Message]) -> Buffer:
-        if self.any_thread and not self._compresses:
-            return frame_of(messages[0]) if len(messages) == 1 else frames_of(messages)
-        each = self._frames_of_each(messages)
-        return each[0] if len(each) == 1 else b"".join(each)
+    def _give(self, messages: list[Message], size: int, *, accepted: bool) -> None:
+        """Give the transport the frames of messages: of the next ones `taken`, or of one that is accepted by this."""
+        bridge, transport, count = self._bridge, self._transport, len(messages)
+        frames: Buffer
+        in_batch = _NOTHING_KEPT
+        if self._plain:
+            frames = frame_of(messages[0]) if count == 1 else frames_of(messages)
+        else:
+            each = self._frames_of_each(messages)
+            frames = each[0] if count == 1 else b"".join(each)
+            if bridge.keeps:
+                in_batch = list(zip(messages, map(len, each), strict=True))
+        sent = transport.sent_before  # all of it: nothing is unsent
+        framed_bytes, framed_messages = bridge.framed_bytes, bridge.framed_messages
+        # Assignments in a row, which nothing interrupts: a message is either still taken, or not accepted, or framed.
+        transport.batch = frames
+        if accepted:
+            del bridge.taken[:count]
+        else:
+            bridge.accepted_bytes += size
+            bridge.accepted_messages += 1
+        if in_batch:
+            self._batch = frames
+            self._in_batch = in_batch
+        self._sent_before = sent
+        self._bytes_before = framed_bytes
+        self._messages_before = framed_messages
+        bridge.framed_bytes = framed_bytes + size
+        bridge.framed_messages = framed_messages + count
+        if self._compresses:
+            self._deflate.keep_context()
 
     def _frames_of_each(self, messages: list[Message]) -> list[Buffer]:
-        """The same, those of each message in one buffer."""
+        """The frames of messages, those of each in one buffer."""
         if not self.any_thread:
             return [b"".join(self._slow_frames(message)) for message in messages]
         if self._compresses:

@@ -256,15 +256,14 @@ class Transport:
                 self.batch = b""
             while self._sending or self._next():
                 nothing: list[int] = []
-                taken, size = self._taken, len(self._sending)
-                if not taken:
-                    taken.extend(map(self._sock.send, (self._sending,)))
-                elif (done := sum(taken)) < size:
-                    taken.extend(map(self._sock.send, (memoryview(self._sending)[done:],)))
-                if sum(taken) < size:
+                taken, left = self._taken, self._sending
+                if taken:
+                    left = memoryview(left)[sum(taken) :]
+                if left:
+                    taken.extend(map(self._sock.send, (left,)))
+                if sum(taken) < len(self._sending):
                     return False
-                sent = self.sent_before + size
-                self.sent_before = sent
+                self.sent_before += len(self._sending)
                 self._sending = b""
                 self._taken = nothing
                 if not (self._queued or self._pongs) and (self._tls is None or self.idle):

@@ -93,6 +93,11 @@ class Received:
     failure: ProtocolError | None = None
 
     @property
+    def is_more(self) -> bool:
+        """Whether something other than messages has come."""
+        return bool(self.replies or self.pongs or self.close or self.failure)
+
+    @property
     def answer(self) -> bytes:
         """All that is to be sent back."""
         return b"".join(self.replies or ()) + self.goodbye
@@ -205,22 +210,36 @@ class Protocol:
         received = Received([], [])
         if self.close_received or self.failed:
             return received
-        self._room = MUCH
-        lane, messages = self.lane, received.messages
-        if self.unfinished:
-            data = self._unread + data
-            self._unread, self.unfinished = b"", False
-        if lane is None or self._for_wsproto or self._interrupted:
-            if lane is None:
-                data, self._for_wsproto = b"", self._for_wsproto + data
-            if not self._parse(b"", received):
-                self._leave_unread(data)
+        self._room, lane = MUCH, self.lane
+        if lane is None or self.unfinished or self._for_wsproto or self._interrupted or lane.held:
+            if not self._resume(data, received):
                 return received
+            data, self._unread = self._unread, b""
+        if lane is not None:
+            lane.room = self._room
+            position = lane.take(data, 0, received.messages)
+            self._room = lane.room
+            if position < len(data):
+                self._take_turns(lane, data, position, received)
+        return received
+
+    def _resume(self, data: bytes, received: Received) -> bool:
+        """Put ``data`` behind what waits, and go on with what wsproto has begun; False if that is all for now."""
+        lane = self.lane
+        data, self._unread, self.unfinished = self._unread + data, b"", False
         if lane is None:
-            return received
-        if lane.held:
+            data, self._for_wsproto = b"", self._for_wsproto + data
+        if (lane is None or self._for_wsproto or self._interrupted) and not self._parse(b"", received):
+            self._leave_unread(data)
+            return False
+        if lane is not None and lane.held:
             data, lane.held = lane.held + data, b""
-        position, turns = self._take(lane, data, 0, messages), 0
+        self._unread = data
+        return True
+
+    def _take_turns(self, lane: FastLane, data: bytes, position: int, received: Received) -> None:
+        """Give wsproto what the lane has stopped at, the lane what follows, and so on."""
+        messages, turns = received.messages, 0
         while position < len(data):
             if self._room <= 0 or turns == _TURNS or (turns and len(messages) > _FRAMES):
                 self._leave_unread(data[position:])
@@ -233,14 +252,9 @@ class Protocol:
             if not self._parse(others, received):
                 self._leave_unread(data[position:])
                 break
-            position = self._take(lane, data, position, messages)
-        return received
-
-    def _take(self, lane: FastLane, data: bytes, position: int, messages: list[str | bytes]) -> int:
-        lane.room = self._room
-        position = lane.take(data, position, messages)
-        self._room = lane.room
-        return position
+            lane.room = self._room
+            position = lane.take(data, position, messages)
+            self._room = lane.room
 
     def _leave_unread(self, data: bytes) -> None:
         self._unread = data

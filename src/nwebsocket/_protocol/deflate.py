@@ -5,9 +5,10 @@ a control frame between the fragments of a compressed message breaks that messag
 DEFLATE stream that the server ended is not followed by a new one, and the server's parameters are hardly checked.
 
 Whole messages pass wsproto by: inflate_message() and frames_of() are for any thread that holds the connection's `wire`.
-A main thread may be interrupted in them at any call. So what zlib gives, which it gives once, is stored by the very
-call that returns it: `inflated` and `deflated` hold what of it has not been taken over yet. Who is asked for the same
-messages again goes on from there; who has taken them over clears it, in the same step.
+A main thread may be interrupted in them at any call. A compressor whose frames may not be sent is let go of. What zlib
+inflates, it gives once: so that is stored by the very call that returns it, and `inflated` holds what of it has not
+been taken over yet. Who is asked for the same messages again goes on from there; who has taken them over clears it, in
+the same step.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class DeflateExtension(PerMessageDeflate):
         self._limit = 0 if max_size is None else max_size + 1  # bytes inflated of one message; 0 is any number
         self._accepted = False
         self._window_bits = _LARGEST
+        self._used: zlib._Compress | None = None  # by the last frames_of()
         self._stream: zlib._Decompress | None = None  # made for its first byte: it takes 7 KiB
         self._tail_due = False  # has the stream under way had any byte of the message under way?
         self._compressed = False  # is the message under way?
@@ -60,8 +62,6 @@ class DeflateExtension(PerMessageDeflate):
         self._refused: CloseReason | None = None  # why a frame was refused, until wsproto has got it
         self.inflated: list[bytes] = []
         """The contents of the messages that inflate_message() was asked for and that nobody has taken over yet."""
-        self.deflated: list[bytes] = []
-        """What zlib has given for the messages that frames_of() was asked for and that nobody has taken over yet."""
 
     def enabled(self) -> bool:
         """Whether the server has accepted the offer."""
@@ -108,48 +108,34 @@ class DeflateExtension(PerMessageDeflate):
 
     def release(self) -> None:
         """Let go of the buffers, which nobody will need again."""
-        self._compressor = self._decompressor = self._stream = self._given = None
-        self.inflated, self.deflated = [], []
+        self._compressor = self._used = self._decompressor = self._stream = self._given = None
+        self.inflated = []
 
     def frames_of(self, messages: Sequence[Message]) -> list[Buffer]:
-        """Return the frames of messages, those of each in one buffer. Then the caller clears `deflated`."""
-        index = 0
-        buffers: list[Buffer] = []
-        threshold = self._settings.threshold
+        """Return the frames of messages, those of each in one buffer. When they are on their way, the caller calls
+        keep_context(): to what was compressed and never sent, nothing may refer. So who is interrupted loses the
+        context, and the next message begins a new one.
+        """
+        compressor, self._compressor = self._compressor, None
+        threshold, frames = self._settings.threshold, list[Buffer]()
         for message in messages:
             opcode, payload, size = message
             if size < threshold and isinstance(payload, bytes):
-                buffers.append(frame_of(message))
+                frames.append(frame_of(message))
                 continue
-            if index == len(self.deflated) and (self._compressor is None or self.client_no_context_takeover):
-                self._compressor = self._new_compressor()
+            if compressor is None or self.client_no_context_takeover:
+                compressor = self._new_compressor()
             if isinstance(payload, bytes):
-                buffers.append(compressed_frame(opcode, self._deflated(index, payload), first=True, last=True))
-                index += 2
+                data = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
+                frames.append(compressed_frame(opcode, data[: -len(_MESSAGE_TAIL)], first=True, last=True))
             else:
-                buffers.append(b"".join(self._fragments(index, opcode, payload)))
-                index += len(payload) + 1
-        if self.client_no_context_takeover:
-            self._compressor = None
-        return buffers
+                frames.append(b"".join(_fragments(compressor, opcode, payload)))
+        self._used = None if self.client_no_context_takeover else compressor
+        return frames
 
-    def _fragments(self, index: int, opcode: int, parts: Sequence[bytes]) -> Iterator[Buffer]:
-        last = len(parts) - 1
-        for number, part in enumerate(parts):
-            data = self._deflated(index + number, part, last=number == last)
-            yield compressed_frame(opcode, data, first=number == 0, last=number == last)
-
-    def _deflated(self, index: int, part: bytes, *, last: bool = True) -> bytes:
-        deflated, compressor = self.deflated, self._compressor
-        if index == len(deflated):
-            assert compressor is not None
-            deflated.extend(map(compressor.compress, (part,)))
-        if not last:
-            return deflated[index]
-        if index + 1 == len(deflated):
-            assert compressor is not None
-            deflated.extend(map(compressor.flush, (zlib.Z_SYNC_FLUSH,)))
-        return deflated[index] + deflated[index + 1][: -len(_MESSAGE_TAIL)]
+    def keep_context(self) -> None:
+        """The frames of the last frames_of() are on their way: the next ones may refer to them."""
+        self._compressor = self._used
 
     def _new_compressor(self) -> zlib._Compress:
         settings = self._settings
@@ -310,6 +296,15 @@ class DeflateExtension(PerMessageDeflate):
     def _refuse(self, code: CloseReason, fault: str) -> CloseReason:
         self.fault, self._refused = fault, code
         return code
+
+
+def _fragments(compressor: zlib._Compress, opcode: int, parts: Sequence[bytes]) -> Iterator[Buffer]:
+    last = len(parts) - 1
+    for number, part in enumerate(parts):
+        data = compressor.compress(part)
+        if number == last:
+            data = (data + compressor.flush(zlib.Z_SYNC_FLUSH))[: -len(_MESSAGE_TAIL)]
+        yield compressed_frame(opcode, data, first=number == 0, last=number == last)
 
 
 def _joined(content: bytes | CloseReason, rest: bytes | CloseReason) -> bytes | CloseReason:

@@ -126,16 +126,6 @@ class FastLane:
         """
         self.room = room
         self.deflated = 0
-        position = self._take_plain(data, position, stop, messages)
-        while position < stop and data[position] in _DEFLATED and self._deflate is not None and self.room > 0:
-            before = position
-            position = self._take_deflated(self._deflate, data, position, stop, messages)
-            if position == before:
-                break
-            position = self._take_plain(data, position, stop, messages)
-        return position
-
-    def _take_plain(self, data: bytes, position: int, stop: int, messages: list[str | bytes]) -> int:
         end, max_short, append = len(data), self._max_short, messages.append
         try:
             while position < stop:
@@ -143,45 +133,35 @@ class FastLane:
                 after = position + 2 + size
                 if size > max_short or after > end:
                     bounds = self.bounds(data, position)
-                    if bounds is None or bounds[1] > end or data[position] not in _PLAIN:
+                    if bounds is None or bounds[1] > end:
                         return position
                     start, after = bounds
-                    append(data[start:after].decode() if data[position] == _TEXT else data[start:after])
-                elif data[position] == _TEXT:
-                    append(data[position + 2 : after].decode())
-                elif data[position] == _BINARY:
-                    append(data[position + 2 : after])
                 else:
+                    start = position + 2
+                first = data[position]
+                if first == _TEXT:
+                    append(data[start:after].decode())
+                elif first == _BINARY:
+                    append(data[start:after])
+                elif not self._inflate(first, data[start:after], messages):
                     return position
                 position = after
         except UnicodeDecodeError:
             pass  # wsproto's
         return position
 
-    def _take_deflated(
-        self, deflate: Inflating, data: bytes, position: int, stop: int, messages: list[str | bytes]
-    ) -> int:
-        end, max_short, max_size, inflate = len(data), self._max_short, self._max_size, deflate.inflate_message
-        while position < stop and data[position] in _DEFLATED and self.room > 0:
-            size = data[position + 1]
-            start = position + 2
-            after = start + size
-            if size > max_short or after > end:
-                bounds = self.bounds(data, position)
-                if bounds is None or bounds[1] > end:
-                    break
-                start, after = bounds
-            content = inflate(self.deflated, data[start:after])
-            if content is None or len(content) > max_size:
-                break
-            try:
-                messages.append(content.decode() if data[position] == _DEFLATED_TEXT else content)
-            except UnicodeDecodeError:
-                break
-            self.deflated += 1
-            self.room -= len(content)
-            position = after
-        return position
+    def _inflate(self, first: int, payload: bytes, messages: list[str | bytes]) -> bool:
+        """Take the message of a frame that is compressed; False if it is wsproto's, or there is no room left."""
+        deflate = self._deflate
+        if first not in _DEFLATED or deflate is None or self.room <= 0:
+            return False
+        content = deflate.inflate_message(self.deflated, payload)
+        if content is None or len(content) > self._max_size:
+            return False
+        messages.append(content.decode() if first == _DEFLATED_TEXT else content)
+        self.deflated += 1
+        self.room -= len(content)
+        return True
 
     @property
     def between_frames(self) -> bool:
