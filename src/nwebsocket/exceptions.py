@@ -24,9 +24,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ._base.escape import escaped
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 if sys.version_info >= (3, 11):
     FuturesTimeout = TimeoutError
@@ -63,6 +66,15 @@ class WebSocketError(Exception):
 
     def __str__(self) -> str:
         return escaped(super().__str__())
+
+    def because_of(self, cause: BaseException | None) -> Self:
+        """Return the error itself, with what has caused it."""
+        self.__cause__ = cause
+        return self
+
+    def say_where(self, where: str) -> None:
+        """Put in front where it happened: a URL."""
+        self.args = (f"{where}: {self}",)
 
 
 class InvalidURL(WebSocketError, ValueError):

@@ -143,8 +143,7 @@ class _Queries:
         """send() has returned."""
         with self.bridge.lock:
             self.sending.discard(query)
-            if self.bridge.seen_to:
-                self.bridge.seen_to.difference_update(query.messages)
+            self.bridge.forget_settled(query.messages)
 
     def expire_at(self, deadline: float, query: Query) -> None:
         """Have the query time out then."""
@@ -169,12 +168,12 @@ class _Queries:
 
     def _wait_for_room(self, limit: int) -> None:
         self.bridge.write_now()
-        while len(self.open) >= limit and self.bridge.ending is None:
+        while len(self.open) >= limit and self.bridge.life.ending is None:
             waiter = threading.Lock()
             waiter.acquire()
             try:
                 self._waiting.append(waiter)
-                if len(self.open) >= limit and self.bridge.ending is None:
+                if len(self.open) >= limit and self.bridge.life.ending is None:
                     self.bridge.check_wait()
                     waiting.acquire(waiter, None)
             except BaseException:
@@ -251,7 +250,7 @@ class _Queries:
         self._waiting.clear()
         for query in list(self.open.values()):
             query.forget_threads()
-        self.ended(self.bridge.closed_error)  # and tell nobody: no code of the user's runs inside fork()
+        self.ended(self.bridge.life.closed_error)  # and tell nobody: no code of the user's runs inside fork()
 
     def lost(self, error: Callable[[], ConnectionClosed]) -> tuple[list[Message], set[Message]]:
         """A connection has ended, and another one will follow: return the messages of the queries to be sent again, and
@@ -269,7 +268,7 @@ class _Queries:
                 failed.update(query.messages)
         with self.bridge.lock:
             being_sent = {message for query in self.sending.copy() for message in query.messages}
-            self.bridge.seen_to |= being_sent & failed.union(again)
+            self.bridge.settle(being_sent & failed.union(again))
         for _ in range(len(self._waiting)):
             self._wake_one()  # to look whether they still may wait
         return again, failed
@@ -331,7 +330,7 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
         timeout = check_timeout(timeout)
         queries = self._nwebsocket.sifter
         assert isinstance(queries, _Queries)
-        if retry and not queries.bridge.keeps:
+        if retry and not queries.bridge.comes_back:
             raise InvalidArgument("retry=True is for a ReconnectingWebSocket: this one does not come back")
         limit = self.max_queries
         if type(limit) is not int or limit < 1:
@@ -342,19 +341,17 @@ class QueryMixin(WebSocket if TYPE_CHECKING else object):  # type: ignore[misc]
             data = self.tag_request(request, query.tag)
             if retry and not isinstance(data, (str, bytes)):
                 raise TypeError(f"with retry=True, tag_request() must return str or bytes, not {type(data).__name__}")
-            if queries.bridge.keeps:
+            if queries.bridge.comes_back:
                 queries.sending.add(query)
-                query.retries = retry
-                query.messages = [message_of(data)] if isinstance(data, (str, bytes)) else []
-                query.under_way = True
+                query.begin([message_of(data)] if isinstance(data, (str, bytes)) else [], retries=retry)
             self.send(data)
             if timeout is not None:
                 queries.expire_at(monotonic() + timeout, query)
-            if queries.bridge.keeps:
+            if queries.bridge.comes_back:
                 queries.has_sent(query)
         except BaseException:
             queries.withdraw(query)
-            if queries.bridge.keeps:
+            if queries.bridge.comes_back:
                 queries.has_sent(query)
             raise
         return query

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ._base.log import log
 from ._base.numbers import count_of
-from ._connection.bridge import Ending
 from ._connection.inside import make_default_tls_context
+from ._connection.life import Ending
 from ._connection.outbox import OutboxBridge, Passing
 from ._protocol.payload import TEXT, Message, message_of
 from ._protocol.url import parse_protocols, parse_url
@@ -55,20 +55,20 @@ class Outbox:
         raise TypeError("an outbox cannot be copied or pickled: take list(ws.outbox)")
 
     def __len__(self) -> int:
-        return len(self._bridge.kept)
+        return len(self._bridge.outgoing.kept)
 
     def __iter__(self) -> Iterator[str | bytes]:
         """The messages as they are now, the next to be sent first."""
-        return map(_as_given, list(self._bridge.kept))
+        return map(_as_given, list(self._bridge.outgoing.kept))
 
     @property
     def bytes(self) -> int:
         """Bytes of payload of all messages together; text as UTF-8."""
-        return self._bridge.kept_bytes
+        return self._bridge.outgoing.kept_bytes
 
     def clear(self) -> int:
         """Forget them; return how many they were."""
-        return self._bridge.clear_outbox()
+        return self._bridge.outgoing.clear_kept()
 
     def __repr__(self) -> str:
         return f"<Outbox {len(self)} messages, {self.bytes} bytes>"
@@ -144,23 +144,21 @@ class ReconnectingWebSocket(WebSocket):
             target = parse_url(url()) if callable(url) else first
             chosen = parse_protocols(protocols()) if callable(protocols) else names
             now = replace(fixed, headers=headers()) if callable(headers) else fixed  # type: ignore[arg-type]
-            inside.url = target
+            inside.goes_to(target)
             make_default_tls_context(target, now.proxy_for(target), now)
             return Target(target, chosen, now)
 
         bridge = OutboxBridge(fixed, max_outbox)
         inside.prepare(self, bridge, first, fixed)
-        bridge.in_handler = inside.callbacks.is_current
-        never = Opening(first, names, fixed, bridge.trace)
-        bridge.session = Session(bridge, inside.callbacks, never, fixed)  # before the first one
-        inside.supervisor = Supervisor(
+        never = Session(bridge, inside.callbacks, Opening(first, names, fixed, bridge.trace), fixed)
+        supervisor = Supervisor(
             bridge,
             inside.callbacks,
             ask,
             asks_again=callable(url) or callable(headers),
             reconnects=_user_decides(weakref.ref(self)),
         )
-        inside.launch(self, inside.supervisor.run)
+        inside.supervise(self, never, supervisor)
 
     def should_reconnect(self, event: CloseEvent) -> bool:
         """Whether to connect again after this; to be overridden. Called on a thread of its own, before `onclose`.
@@ -178,7 +176,7 @@ class ReconnectingWebSocket(WebSocket):
         Raises OutboxFull (BufferError) if there is no room, ConnectionClosed after the end for good.
         """
         bridge, message = self._nwebsocket.bridge, message_of(data)
-        bridge.send(message if keep else Passing(message))
+        bridge.sender.send(message if keep else Passing(message))
         if bridge.trace.on:
             bridge.trace(">", f"a message of {message[2]:,} {'text' if message[0] == TEXT else 'binary'} bytes")
 
@@ -190,7 +188,7 @@ class ReconnectingWebSocket(WebSocket):
     @reading
     def at_risk(self) -> int:
         """Messages that were on their way when a connection was lost: nobody can say whether they arrived."""
-        return self._nwebsocket.supervisor.bridge.at_risk
+        return self._nwebsocket.supervisor.bridge.outgoing.at_risk
 
     @reading
     def retry_count(self) -> int:

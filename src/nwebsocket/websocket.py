@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
 
 from ._connection.inside import Inside
 from ._connection.phase import ReadyState
@@ -62,7 +62,10 @@ class Stats:
     inbox: int  # messages received that nobody has taken yet
 
 
-def _counting(init: Callable[..., None]) -> Callable[..., None]:
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def _counting(init: Init) -> Init:
     """`init` wrapped so that callbacks are held until the outermost ``__init__`` has returned.
 
     The methods are wrapped at the first instantiation, not by a metaclass, which would clash with those of Qt, of
@@ -73,9 +76,7 @@ def _counting(init: Callable[..., None]) -> Callable[..., None]:
     def __init__(self: WebSocket, *args: Any, **kwargs: Any) -> None:
         inside = self._nwebsocket
         started_before = inside.started
-        inside.init_depth += 1
-        if inside.started:
-            inside.callbacks.init_entered()
+        inside.enter_init()
         try:
             init(self, *args, **kwargs)
         except BaseException:
@@ -83,12 +84,10 @@ def _counting(init: Callable[..., None]) -> Callable[..., None]:
                 inside.bridge.close(1001, "")
             raise
         finally:
-            inside.init_depth -= 1
-            if inside.started:
-                inside.callbacks.init_left()
+            inside.leave_init()
 
-    __init__._nwebsocket_counting = True  # type: ignore[attr-defined]
-    return __init__
+    vars(__init__)["_nwebsocket_counting"] = True
+    return cast("Init", __init__)
 
 
 class _Reading:
@@ -138,6 +137,7 @@ class WebSocket:
         object.__setattr__(self, "_nwebsocket", Inside(_EMPTY_HANDLERS))
         return self
 
+    @_counting
     @with_options_shown(WebSocketOptions)
     def __init__(self, url: str, protocols: str | Iterable[str] = (), **options: Unpack[WebSocketOptions]) -> None:
         inside = self._nwebsocket
@@ -174,7 +174,7 @@ class WebSocket:
 
         What could not be sent before the connection ended stays in the count, as in the browser.
         """
-        return self._nwebsocket.bridge.buffered
+        return self._nwebsocket.bridge.outgoing.buffered
 
     @property
     def binaryType(self) -> str:
@@ -185,7 +185,7 @@ class WebSocket:
     def binaryType(self, value: str) -> None:
         if value not in ("blob", "arraybuffer"):
             raise InvalidArgument(f"binaryType must be 'blob' or 'arraybuffer' (both give bytes), not {value!r}")
-        self._nwebsocket.binary_type = value
+        self._nwebsocket.take_binary_as(value)
 
     if TYPE_CHECKING:
         # For a type checker attributes, so that they may be assigned as well as overridden by methods of any signature.
@@ -255,7 +255,7 @@ class WebSocket:
         has been sent. From any thread; on the loop thread it never waits.
         """
         bridge, message = self._nwebsocket.bridge, message_of(data)
-        bridge.send(message)
+        bridge.sender.send(message)
         if bridge.trace.on:
             bridge.trace(">", f"a message of {message[2]:,} {'text' if message[0] == TEXT else 'binary'} bytes")
 
@@ -282,13 +282,13 @@ class WebSocket:
         timeout = check_timeout(timeout)
         inside = self._nwebsocket
         bridge = inside.bridge
-        if not bridge.was_open and bridge.ending is None:
+        if not bridge.life.was_open and bridge.life.ending is None:
             inside.check_may_wait("wait_open()", in_callback=True)
-        if not bridge.wait(lambda: bridge.was_open or bridge.ending is not None, timeout):
+        if not bridge.wait(lambda: bridge.life.was_open or bridge.life.ending is not None, timeout):
             raise WaitTimeout(f"{inside.url.shown} is not open after {timeout:g} s{bridge.why_not_open()}")
-        if bridge.was_open or bridge.ending is None:  # or the connection has been lost since, and will come back
+        if bridge.life.was_open or bridge.life.ending is None:  # or it has been lost since, and will come back
             return self
-        raise bridge.opening_error()
+        raise bridge.life.opening_error()
 
     def wait_closed(self, timeout: float | None = None) -> CloseEvent:
         """Wait until the connection has ended and its handlers have heard everything; return the CloseEvent.
@@ -302,7 +302,7 @@ class WebSocket:
         bridge = inside.bridge
         if not inside.wait_settled(timeout):
             raise WaitTimeout(f"{inside.url.shown} has not ended and been heard of by its handlers after {timeout:g} s")
-        ending = bridge.ending
+        ending = bridge.life.ending
         assert ending is not None
         return CloseEvent("close", self, ending.code, ending.reason, ending.clean)
 
@@ -329,7 +329,7 @@ class WebSocket:
             try:
                 message = self.recv()
             except ConnectionClosed:
-                ending = self._nwebsocket.bridge.ending
+                ending = self._nwebsocket.bridge.life.ending
                 if ending is not None and ending.clean:
                     return
                 raise
@@ -344,7 +344,7 @@ class WebSocket:
         inside = self._nwebsocket
         inside.check_may_wait("ping()", in_callback=True)
         bridge = inside.bridge
-        bridge.require_open("ping()")
+        bridge.life.require_open("ping()")
         answer: list[float] = []
 
         async def command() -> None:
@@ -352,10 +352,10 @@ class WebSocket:
 
         session = inside.session
         bridge.post(command)
-        if not bridge.wait(lambda: answer or bridge.ending is not None or inside.session is not session, timeout):
+        if not bridge.wait(lambda: answer or bridge.life.ending is not None or inside.session is not session, timeout):
             raise WaitTimeout(f"no pong from {inside.url.shown} within {timeout:g} s")
         if not answer:
-            raise bridge.closed_error()
+            raise bridge.life.closed_error()
         return answer[0]
 
     @reading
@@ -369,11 +369,11 @@ class WebSocket:
         bridge = self._nwebsocket.bridge
         bytes_sent, bytes_received = bridge.bytes_on_wire()
         return Stats(
-            messages_sent=bridge.messages_sent,
-            messages_received=bridge.messages_received,
+            messages_sent=bridge.outgoing.accepted_messages,
+            messages_received=bridge.inbox.received,
             bytes_sent=bytes_sent,
             bytes_received=bytes_received,
-            inbox=bridge.inbox_length,
+            inbox=len(bridge.inbox.messages),
         )
 
     @reading
@@ -406,8 +406,8 @@ class WebSocket:
         if inside is None or not inside.started:
             return f"<{name} never opened>"
         bridge = inside.bridge
-        counts = f"sent {bridge.messages_sent}, received {bridge.messages_received}"
-        ending = f", {bridge.ending.code}" if bridge.ending is not None else ""
+        counts = f"sent {bridge.outgoing.accepted_messages}, received {bridge.inbox.received}"
+        ending = f", {bridge.life.ending.code}" if bridge.life.ending is not None else ""
         return f"<{name} {inside.callbacks.visible_state().name}{ending} {inside.url.shown} {counts}>"
 
     def _repr_html_(self) -> str:
@@ -421,7 +421,7 @@ class WebSocket:
         if inside is None or not inside.started:
             return
         if not inside.ended():
-            dropped = not inside.bridge.closed_locally
+            dropped = not inside.bridge.life.closed_locally
             inside.bridge.close(1001, "")  # first: with -W error, to warn is to raise
             if dropped:
                 warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, stacklevel=2, source=self)
@@ -433,9 +433,8 @@ def _check_event_type(event_type: Any) -> None:
 
 
 _EMPTY_HANDLERS: dict[str, Any] = {name: WebSocket.__dict__[name] for name in HANDLER_NAMES}
-WebSocket.__init__ = _counting(WebSocket.__init__)  # type: ignore[method-assign]
 # What help() and notebooks show for a class without an __init__ of its own: they look at __new__ first.
-WebSocket.__new__.__signature__ = inspect.signature(WebSocket.__init__)  # type: ignore[attr-defined]
+vars(WebSocket.__new__)["__signature__"] = inspect.signature(WebSocket.__init__)
 
 
 @with_options_shown(WebSocketOptions)

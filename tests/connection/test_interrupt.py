@@ -285,7 +285,7 @@ def test_a_send_interrupted_after_encryption_is_sent_by_the_loop(ws: WebSocket, 
         ws.send("a1")
     transport._output = list(transport._output)
     commands_done()
-    assert transport.idle
+    assert transport.has_sent(ws._nwebsocket.bridge.outgoing.number)
     assert ws.bufferedAmount == 0
     check_works(ws)
     assert collector.received == ["a1"]
@@ -293,13 +293,13 @@ def test_a_send_interrupted_after_encryption_is_sent_by_the_loop(ws: WebSocket, 
 
 @by_the_sender
 def test_a_send_interrupted_before_it_was_counted_is_counted_by_the_loop(ws: WebSocket) -> None:
-    bridge = ws._nwebsocket.bridge
+    outgoing = ws._nwebsocket.bridge.outgoing
 
-    def has_written(*_: int) -> None:
-        del bridge.has_written
+    def has_written_all() -> None:
+        del outgoing.has_written_all
         raise Interruption
 
-    bridge.has_written = has_written
+    outgoing.has_written_all = has_written_all
     with pytest.raises(Interruption):
         ws.send("a1")
     commands_done()
@@ -307,21 +307,20 @@ def test_a_send_interrupted_before_it_was_counted_is_counted_by_the_loop(ws: Web
 
 
 @by_the_sender
-@pytest.mark.parametrize("method", ["idle", "flush"])
+@pytest.mark.parametrize("method", ["has_sent", "flush"])
 @pytest.mark.parametrize("after", [False, True])
 def test_an_interrupted_close_is_carried_out_nevertheless(
     ws: WebSocket, method: str, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Transport.__dict__[method]
-    call = original.fget if isinstance(original, property) else original
+    original = getattr(Transport, method)
 
-    def interrupted(transport: Transport) -> Any:
+    def interrupted(transport: Transport, *arguments: Any) -> Any:
         monkeypatch.undo()
         if after:
-            call(transport)
+            original(transport, *arguments)
         raise Interruption
 
-    monkeypatch.setattr(Transport, method, property(interrupted) if method == "idle" else interrupted)
+    monkeypatch.setattr(Transport, method, interrupted)
     with pytest.raises(Interruption):
         ws.close()
     assert ws.wait_closed(LIMIT).wasClean
@@ -394,7 +393,7 @@ def test_a_signal_handler_that_would_wait_for_what_it_interrupted(echo: str, ins
         locks = {
             "this socket": ws._nwebsocket.bridge.lock,
             "another socket": other._nwebsocket.bridge.lock,
-            "the wire": ws._nwebsocket.bridge.writer.wire,
+            "the wire": ws._nwebsocket.bridge.sender.writer.wire,
         }
         previous = signal.signal(signal.SIGUSR1, handler)
         try:
@@ -504,7 +503,7 @@ def stopped() -> Iterator[WebSocket]:
     with RawServer(Flood()) as server, WebSocket(server.url, max_queue=1) as ws:
         for _ in range(30):
             ws.send("")
-        until(lambda: ws._nwebsocket.bridge.reading_stopped)
+        until(lambda: ws._nwebsocket.bridge.inbox.reading_stopped)
         yield ws
 
 
@@ -535,6 +534,6 @@ def test_a_recv_interrupted_before_reading_is_resumed(stopped: WebSocket) -> Non
 def test_a_recv_interrupted_before_it_looks_whether_there_is_room(stopped: WebSocket) -> None:
     bridge = stopped._nwebsocket.bridge
     with bridge.lock:
-        lost = len(bridge.inbox)
-        bridge.inbox.clear()
+        lost = len(bridge.inbox.messages)
+        bridge.inbox.messages.clear()
     assert lost + receive_to_the_end(stopped) == 30_000

@@ -33,8 +33,7 @@ from peers import LIMIT, Authority, Connection, echo_server, refusing_address
 from until import until
 
 from nwebsocket import Deflate, QueryMixin, ReconnectingWebSocket, WebSocket
-from nwebsocket._connection import bridge as bridge_module
-from nwebsocket._connection import session, sweep, tail
+from nwebsocket._connection import sender, session, sweep, tail
 from nwebsocket._protocol.fast_lane import ENABLED
 from nwebsocket._threads import the_loop, waiting
 
@@ -357,17 +356,17 @@ class Talk:
     def unsettled(self, messages: int) -> list[str]:
         """What is not as it must be between two operations."""
         bridge, stats = self.bridge, self.ws.stats
-        reader, writer = bridge.reader, bridge.writer
+        reader, writer = bridge.reader, bridge.sender.writer
         wrong = {
             "is_entered": bridge.is_entered(),
-            "_sifting": bridge._sifting is not None,
-            "arrivals": bridge.arrivals,
-            "askers": bridge.askers,
-            "receivers": bridge.receivers,
-            "_waiters": bridge._waiters,
-            "_senders": bridge._senders,
-            "outgoing": bridge.outgoing or bridge.taken,
-            "consumer": bridge.consumer is not None,
+            "_sifting": bridge.inbox._sifting is not None,
+            "arrivals": bridge.inbox.arrivals,
+            "askers": bridge.waiters.askers,
+            "receivers": bridge.waiters.receivers,
+            "_waiters": bridge.waiters.others,
+            "_senders": bridge.waiters.senders,
+            "outgoing": bridge.outgoing.waits(),
+            "consumer": bridge.inbox.consumer is not None,
             "_writing": writer._writing,
             "_flushing": writer._transport._flushing,
             "_reading": reader is not None and reader._reading,
@@ -521,8 +520,8 @@ def one_comes_late(talk: Talk) -> None:
 
 
 def tail_is_trusted(talk: Talk) -> None:
-    talk.bridge.tail._in_time = 100
-    talk.bridge.tail._thread = threading.get_ident()
+    talk.bridge.sender._tail._in_time = 100
+    talk.bridge.sender._tail._thread = threading.get_ident()
 
 
 def is_full(talk: Talk) -> None:
@@ -531,14 +530,14 @@ def is_full(talk: Talk) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
     talk.noting.may_read.clear()
     deadline = time.monotonic() + LIMIT
-    while not talk.bridge.over_write_limit():
+    while not talk.bridge.outgoing.over_limit():
         talk.send(talk.new(32_000))
         assert time.monotonic() < deadline
-        if talk.bridge.over_write_limit():
+        if talk.bridge.outgoing.over_limit():
             time.sleep(0.002)  # until the system takes no more
 
     def read() -> None:
-        while not talk.bridge._senders and not talk.noting.may_read.is_set() and time.monotonic() < deadline:
+        while not talk.bridge.waiters.senders and not talk.noting.may_read.is_set() and time.monotonic() < deadline:
             time.sleep(0.0005)
         talk.noting.may_read.set()
 
@@ -561,7 +560,7 @@ def strangers_wait(talk: Talk) -> None:
 
 
 READS = {"read", "_advance", "_parse"}
-WRITES = {"_give", "flush"}
+WRITES = {"_flush", "flush"}
 
 CASES = {
     "send": (nothing, sends, WRITES | {"write_through"}),
@@ -585,10 +584,9 @@ CASES = {
 def burst(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a burst be one, however slowly it is sent, and a small one enough to write some of it at once."""
     if "burst" in request.node.name:
-        monkeypatch.setattr(bridge_module, "_PAUSE", 60.0)
-        for module in (bridge_module, tail):
-            monkeypatch.setattr(module, "FIRST_PIECE", 4)
-            monkeypatch.setattr(module, "BURST", 4)
+        monkeypatch.setattr(sender, "_PAUSE", 60.0)
+        monkeypatch.setattr(tail, "FIRST_PIECE", 4)
+        monkeypatch.setattr(tail, "BURST", 4)
         monkeypatch.setattr(tail, "_MOMENT", 60.0)
 
 

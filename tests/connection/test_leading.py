@@ -139,7 +139,7 @@ def test_a_handler_that_runs_long_gives_the_socket_back(url: str, sayer: Sayer) 
             ws.send("ping")
             assert sayer.ponged.wait(LIMIT)
             ws.send("burst 100")
-            until(lambda: ws._nwebsocket.bridge.inbox_length == 100, "it is not read")
+            until(lambda: len(ws._nwebsocket.bridge.inbox.messages) == 100, "it is not read")
         elif reads_of(ws) < 20:
             ws.send("more")
         elif "block" not in heard:

@@ -36,7 +36,8 @@ from until import until
 
 from nwebsocket import ConnectionClosed, ConnectionLost, KeepaliveTimeout, MessageTooBig, WebSocket
 from nwebsocket._connection import bridge as bridge_module
-from nwebsocket._connection.bridge import Bridge
+from nwebsocket._connection import inbox as inbox_module
+from nwebsocket._connection import outgoing
 from nwebsocket._protocol.connection import Protocol
 from nwebsocket._protocol.found_numpy import load_numpy
 
@@ -272,7 +273,7 @@ def test_close_gets_through_a_full_inbox(log: Any) -> None:
 
 
 def test_the_inbox_has_a_bound_in_bytes(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge_module, "INBOX_BYTES", 10**6)
+    monkeypatch.setattr(inbox_module, "INBOX_BYTES", 10**6)
     flood = Flood(TOTAL)
     with opened(flood) as ws:
         assert flood.stopped() < TOTAL
@@ -287,15 +288,15 @@ def test_to_know_that_the_inbox_is_full_takes_a_few_looks_for_each_message(
     how: str, bound: str, log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To see how much memory it takes, all that waits is looked at: that must not be done at each step."""
-    monkeypatch.setattr(bridge_module, "INBOX_BYTES", 2**19 if bound == "bytes" else 2**26)
+    monkeypatch.setattr(inbox_module, "INBOX_BYTES", 2**19 if bound == "bytes" else 2**26)
     total, looks = 12_000, [0]
-    measure = Bridge._measure_inbox
+    measure = inbox_module.Inbox._measure
 
-    def counted(bridge: Bridge) -> int:
-        looks[0] += bridge.inbox_length
-        return measure(bridge)
+    def counted(inbox: inbox_module.Inbox) -> int:
+        looks[0] += len(inbox.messages)
+        return measure(inbox)
 
-    monkeypatch.setattr(Bridge, "_measure_inbox", counted)
+    monkeypatch.setattr(inbox_module.Inbox, "_measure", counted)
 
     def script(peer: Peer) -> None:
         peer.accept()
@@ -313,7 +314,7 @@ def test_to_know_that_the_inbox_is_full_takes_a_few_looks_for_each_message(
             over.set()
 
     with opened(script, max_queue=2000 if bound == "count" else 10**6) as ws:
-        until(lambda: ws._nwebsocket.bridge.reading_stopped)
+        until(lambda: ws._nwebsocket.bridge.inbox.reading_stopped)
         if how == "recv":
             heard = [ws.recv(LIMIT) for _ in range(total)]
         else:
@@ -775,7 +776,7 @@ def test_empty_messages_that_nobody_takes_are_not_free(echo: str, monkeypatch: p
         sender = threading.Thread(target=send_many)
         sender.start()
         assert not sent.wait(0.3)
-        assert ws.stats.messages_sent == 64_000 // bridge_module.MESSAGE_OVERHEAD
+        assert ws.stats.messages_sent == 64_000 // outgoing.MESSAGE_OVERHEAD
         assert ws.bufferedAmount == 0
         release.set()
         sender.join()
@@ -812,19 +813,19 @@ def _until_reading_stops(log: Any) -> None:
 @pytest.mark.slow
 def test_a_consumer_that_empties_the_inbox_while_it_is_found_full_is_not_missed(echo: str) -> None:
     with WebSocket(echo, max_queue=1) as ws:
-        bridge = ws._nwebsocket.bridge
+        bridge, inbox = ws._nwebsocket.bridge, ws._nwebsocket.bridge.inbox
         ws.send("x")
-        assert bridge.wait(lambda: bridge.inbox_length, 2.0)  # nobody is woken for that: it takes all of the time
-        measure = bridge._measure_inbox
+        assert bridge.wait(lambda: inbox.messages, 2.0)  # nobody is woken for that: it takes all of the time
+        measure = inbox._measure
 
         def consumed_meanwhile() -> int:
             size = measure()
-            bridge.take_message()  # as the callback thread does without the lock
+            inbox.take()  # as the callback thread does without the lock
             return size
 
-        bridge._measure_inbox = consumed_meanwhile
-        bridge.stop_reading_if_full()
-        assert not bridge.reading_stopped
-        del bridge._measure_inbox
+        inbox._measure = consumed_meanwhile
+        bridge.is_full()
+        assert not inbox.reading_stopped
+        del inbox._measure
         ws.send("y")
         assert ws.recv(LIMIT) == "y"

@@ -11,7 +11,8 @@ from peers import BINARY, CLOSE, LIMIT, PONG, TEXT, Peer, RawServer, close_frame
 from until import until
 
 from nwebsocket import ProtocolError, WebSocket
-from nwebsocket._network.transport import MAX_PONGS, Transport
+from nwebsocket._network.output import MAX_PONGS
+from nwebsocket._network.transport import Transport
 
 
 @pytest.mark.parametrize("callbacks", ["thread", "loop"])

@@ -15,6 +15,7 @@ from nwebsocket._base.log import Trace
 from nwebsocket._connection import backoff
 from nwebsocket._connection import bridge as bridge_module
 from nwebsocket._connection import session as session_module
+from nwebsocket._connection.sender import Sender
 from nwebsocket._threads import waiting
 from nwebsocket._threads.safe_curio import spawn
 
@@ -53,19 +54,19 @@ def test_a_loss_between_two_lines_of_a_method_is_none_of_the_callers_business(
     """The writer of the lost connection was gone then, and an AssertionError came out."""
     with echo_server() as server:
         ws = ReconnectingWebSocket(server.url, compression=None).wait_open(LIMIT)
-        bridge = ws._nwebsocket.bridge
-        name = {"send": "_see_off", "close": "_close_through"}[method]
-        original = getattr(bridge_module.Bridge, name)
+        sender = ws._nwebsocket.bridge.sender
+        owner, name = {"send": (Sender, "_see_off"), "close": (bridge_module.Bridge, "_close_through")}[method]
+        original = getattr(owner, name)
 
         def lose_before(self: Any, *arguments: Any) -> Any:
-            monkeypatch.setattr(self, "writer", None)
+            monkeypatch.setattr(sender, "writer", None)
             try:
                 return original(self, *arguments)
             finally:
                 monkeypatch.undo()
 
-        monkeypatch.setattr(bridge, "_send_through", lambda *_: False)
-        monkeypatch.setattr(bridge_module.Bridge, name, lose_before)
+        monkeypatch.setattr(sender, "_send_through", lambda *_: False)
+        monkeypatch.setattr(owner, name, lose_before)
         ws.send("x") if method == "send" else ws.close()
         ws.close()
         ws.wait_closed(LIMIT)
@@ -79,7 +80,7 @@ def test_a_loss_right_after_wait_open_has_waited(echo: str, monkeypatch: pytest.
 
         def lose_afterwards(*arguments: Any) -> Any:
             waited = wait(*arguments)
-            patch.setattr(bridge, "was_open", False)
+            patch.setattr(bridge.life, "was_open", False)
             return waited
 
         patch.setattr(bridge, "wait", lose_afterwards)
@@ -113,14 +114,14 @@ def test_a_send_that_sleeps_through_a_loss_does_not_overtake_what_is_kept(monkey
         bridge = ws._nwebsocket.bridge
 
         def sleep_through_it() -> bool:
-            monkeypatch.delattr(bridge, "_must_wait")
+            monkeypatch.delattr(bridge.sender, "_must_wait")
             cut.set()
-            assert bridge.wait(lambda: bridge.state is ws.CONNECTING, LIMIT)
+            assert bridge.wait(lambda: bridge.life.state is ws.CONNECTING, LIMIT)
             ws.send("kept")
             assert opened_again.wait(LIMIT)
             return False
 
-        monkeypatch.setattr(bridge, "_must_wait", sleep_through_it)
+        monkeypatch.setattr(bridge.sender, "_must_wait", sleep_through_it)
         ws.send("late")
         go_on.set()
         assert [received.get(timeout=LIMIT) for _ in range(2)] == [b"kept", b"late"]

@@ -394,7 +394,7 @@ def test_who_stops_receiving_is_not_sent_more_than_the_inbox_takes(server: RawSe
         lend(ws)
         ws.send("flood 200000")
         assert ws.recv(LIMIT) == "0"
-        until(lambda: ws._nwebsocket.bridge.reading_stopped)
+        until(lambda: ws._nwebsocket.bridge.inbox.reading_stopped)
         assert ws.stats.inbox < 100_000
         assert [ws.recv(LIMIT) for _ in range(1, 200_000)] == [str(number) for number in range(1, 200_000)]
 

@@ -15,7 +15,7 @@ from peers import LIMIT, echo_server
 from test_process import READY, check_quiet, run
 
 from nwebsocket import WebSocket, connect
-from nwebsocket._connection import bridge
+from nwebsocket._connection import sender, writer
 from nwebsocket._connection.writer import Writer
 from nwebsocket._protocol.fast_lane import ENABLED
 
@@ -239,7 +239,8 @@ def test_without_memory_for_a_frame_send_raises_and_nothing_is_sent(
 ) -> None:
     with echo_server() as server, connect(server.url, compression=compression) as ws:
         with monkeypatch.context() as patch:
-            patch.setattr(Writer, "_give", no_memory)
+            patch.setattr(Writer, "_framed", no_memory)
+            patch.setattr(writer, "frame_of", no_memory)
             with pytest.raises(MemoryError):
                 ws.send("x")
         assert ws.bufferedAmount == 0
@@ -253,8 +254,8 @@ def test_without_memory_for_a_frame_on_the_loop_the_connection_ends_and_says_why
     compression: Any, monkeypatch: pytest.MonkeyPatch, log: Any
 ) -> None:
     def twice(message: str) -> None:
-        monkeypatch.setattr(Writer, "_give", no_memory)
-        ws._nwebsocket.bridge.written_at = monotonic()  # so it comes at once after the last one, and waits for the loop
+        monkeypatch.setattr(Writer, "_framed", no_memory)
+        ws._nwebsocket.bridge.sender._written_at = monotonic()  # so it comes at once after the last one, and waits
         ws.send(message)
 
     with echo_server() as server:
@@ -262,7 +263,7 @@ def test_without_memory_for_a_frame_on_the_loop_the_connection_ends_and_says_why
         errors: list[Exception] = []
         ws.onerror = errors.append
         ws.onmessage = twice
-        monkeypatch.setattr(bridge, "_PAUSE", LIMIT)
+        monkeypatch.setattr(sender, "_PAUSE", LIMIT)
         ws.send("to be echoed")
         ws.wait_closed(LIMIT)
     assert "MemoryError" in str(errors[0])

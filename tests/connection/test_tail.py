@@ -14,7 +14,7 @@ from peers import CLOSE, LIMIT, PING, Peer, RawServer, close_frame, pong, text
 from until import until
 
 from nwebsocket import WaitTimeout, WebSocket, connect
-from nwebsocket._connection import bridge as bridge_module
+from nwebsocket._connection import sender as sender_module
 from nwebsocket._connection import tail as tail_module
 from nwebsocket._connection.reader import Reader
 from nwebsocket._connection.sweep import AVAILABLE, Sweep
@@ -70,14 +70,14 @@ def ws(echo: Echo) -> Iterator[WebSocket]:
 def posts(ws: WebSocket, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with each flush that a sender asks the loop for."""
     posts: list[int] = []
-    bridge = ws._nwebsocket.bridge
-    post = bridge.post_flush
+    sender = ws._nwebsocket.bridge.sender
+    post = sender._post_flush
 
     def counted() -> None:
         posts.append(1)
         post()
 
-    monkeypatch.setattr(bridge, "post_flush", counted)
+    monkeypatch.setattr(sender, "_post_flush", counted)
     return posts
 
 
@@ -86,7 +86,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody who comes at all is late, and no message comes after a pause, however busy the machine is."""
     monkeypatch.setattr(tail_module, "_MOMENT", LIMIT)
     monkeypatch.setattr(tail_module, "_LATE", LIMIT)
-    monkeypatch.setattr(bridge_module, "_PAUSE", LIMIT)
+    monkeypatch.setattr(sender_module, "_PAUSE", LIMIT)
 
 
 async def _nothing(*_: object) -> None:
@@ -115,7 +115,7 @@ def burst(ws: WebSocket, messages: int = 5) -> None:
 def earn_trust(ws: WebSocket) -> None:
     """Come in time until the next tail is left to this thread, and the loop has nothing more to do."""
     bridge, deadline = ws._nwebsocket.bridge, time.monotonic() + LIMIT
-    while not (bridge.tail.trusts() and bridge.reader is not None and bridge.reader.lent):
+    while not (bridge.sender._tail.trusts() and bridge.reader is not None and bridge.reader.lent):
         assert time.monotonic() < deadline
         burst(ws)
         wait_for_the_loop(ws)
@@ -173,7 +173,7 @@ def test_and_is_not_trusted_the_next_time(
     ws.send("-a")
     ws.send("-b")
     echo.has_got("-a", "-b")
-    assert not ws._nwebsocket.bridge.tail.trusts()
+    assert not ws._nwebsocket.bridge.sender._tail.trusts()
     posts.clear()
     burst(ws)
     assert posts
@@ -183,7 +183,7 @@ def test_who_comes_late_is_not_trusted(ws: WebSocket, monkeypatch: pytest.Monkey
     monkeypatch.setattr(tail_module, "_MOMENT", -1.0)
     for _ in range(20):
         burst(ws)
-    assert not ws._nwebsocket.bridge.tail.trusts()
+    assert not ws._nwebsocket.bridge.sender._tail.trusts()
 
 
 @pytest.mark.usefixtures("unhurried", "no_look")
@@ -273,7 +273,7 @@ def test_a_fault_in_one_connection_is_none_of_the_others(
 @pytest.mark.parametrize("times", [30, pytest.param(500, marks=pytest.mark.slow)])
 def test_interrupted_bursts_are_sent_once_and_in_order(ws: WebSocket, echo: Echo, times: int) -> None:
     barrage, left, returned = Barrage(), 0, list[str]()
-    number, tail, deadline = 0, ws._nwebsocket.bridge.tail, time.monotonic() + 3 * LIMIT
+    number, tail, deadline = 0, ws._nwebsocket.bridge.sender._tail, time.monotonic() + 3 * LIMIT
     earn_trust(ws)
     with no_collection(), alarm(barrage, 0.0005, 0.0005):
         while barrage.count < times or left < times:

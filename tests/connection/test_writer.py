@@ -34,7 +34,7 @@ from peers import (
 )
 
 from nwebsocket import ConnectionClosed, WebSocket
-from nwebsocket._connection import bridge
+from nwebsocket._connection import sender
 from nwebsocket._connection.intake import Intake
 from nwebsocket._network.transport import Transport
 from nwebsocket._protocol import fast_lane as fast_lane_module
@@ -102,10 +102,10 @@ class Flushes:
         self.threads: list[threading.Thread] = []
         flush = Transport.flush
 
-        def noting(transport: Transport) -> bool:
+        def noting(transport: Transport, *batch: Any) -> bool:
             sent = transport.sent
             try:
-                return flush(transport)
+                return flush(transport, *batch)
             finally:
                 if transport.sent > sent:
                     self.threads.append(threading.current_thread())
@@ -184,7 +184,7 @@ def close(ws: WebSocket) -> None:
 def send_until_stuck(ws: WebSocket, size: int = MUCH) -> list[bytes]:
     """Send until the operating system takes no more; return what was sent."""
     sent: list[bytes] = []
-    writer = ws._nwebsocket.bridge.writer
+    writer = ws._nwebsocket.bridge.sender.writer
     assert writer is not None
     while not writer.stuck:
         assert len(sent) * size < 2**27, "the operating system takes everything"
@@ -258,7 +258,7 @@ def test_an_iterable_after_a_pause_is_written_by_the_sender(
 def test_a_burst_takes_few_writes_and_keeps_its_order(
     ws: WebSocket, flushes: Flushes, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bridge, "_PAUSE", 0.01)  # seconds; a write on a busy machine takes longer than the real one
+    monkeypatch.setattr(sender, "_PAUSE", 0.01)  # seconds; a write on a busy machine takes longer than the real one
     pause()
     for number in range(1000):
         ws.send(f"0:{number}")
@@ -538,7 +538,7 @@ def test_a_reset_ends_every_send_that_waits_or_goes_on(ca: Authority, tls: bool)
     context = ca.server() if tls else None
     with RawServer(resetter, ssl=context) as server, connected(server, ca, tls, write_limit=2**20) as ws:
         threads = in_threads(partial(send_until_closed, bytes(size)) for size in (1, 1, MUCH, MUCH))
-        while not ws._nwebsocket.bridge.somebody_waits():
+        while not ws._nwebsocket.bridge.waiters.somebody_waits():
             pause()
         resetter.may_reset.set()
         join(threads)

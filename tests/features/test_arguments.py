@@ -364,10 +364,10 @@ def test_a_dropped_socket_is_closed_also_if_its_warning_is_an_error(monkeypatch:
         bridge = ws._nwebsocket.bridge
         del ws
         gc.collect()
-        assert bridge.wait(lambda: bridge.ending is not None, LIMIT)
+        assert bridge.wait(lambda: bridge.life.ending is not None, LIMIT)
         ended.set()
     assert raised == [ResourceWarning]
-    assert bridge.ending.code == 1001
+    assert bridge.life.ending.code == 1001
 
 
 def test_a_reconnecting_socket_takes_any_accepted_number(echo: str) -> None:

@@ -942,13 +942,13 @@ def test_a_query_that_is_given_up_does_not_go_out(away: str) -> None:
 
 def test_to_give_up_one_query_does_not_copy_all_that_waits(away: str) -> None:
     feed = Feed(away)
-    kept = feed._nwebsocket.bridge.kept
+    kept = feed._nwebsocket.bridge.outgoing.kept
     feed.send("first")
     queries = [feed.query({"x": number}) for number in range(100)]
     feed.send("last")
     for query in (queries[0], queries[-1], queries[50]):
         assert query.cancel()
-    assert feed._nwebsocket.bridge.kept is kept
+    assert feed._nwebsocket.bridge.outgoing.kept is kept
     waiting = [json.loads(message)["x"] for message in list(feed.outbox)[1:-1]]
     assert waiting == [*range(1, 50), *range(51, 99)]
     assert feed.bufferedAmount == feed.outbox.bytes == sum(map(len, feed.outbox))
@@ -1037,7 +1037,7 @@ def test_an_end_for_good_just_before_a_loss_is_told(monkeypatch: pytest.MonkeyPa
             closed.set()
             owner.close()
             bridge = owner._nwebsocket.bridge
-            assert bridge.wait(lambda: bridge.ending is not None, LIMIT)
+            assert bridge.wait(lambda: bridge.life.ending is not None, LIMIT)
         dispatch(callbacks, owner, event_type)
 
     def leave(peer: Peer) -> None:
@@ -1113,6 +1113,29 @@ def test_what_is_kept_while_the_server_closes_is_counted() -> None:
 
 
 @pytest.mark.parametrize("compression", [None, "deflate"])
+def test_a_connection_without_a_message_sends_none_of_the_one_before_again(
+    compression: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 0.01)
+    received: list[bytes] = []
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        if peer.number == 0:
+            received.extend(peer.read_frame().payload for _ in range(20))
+        elif peer.number > 1:
+            received.extend(frame.payload for frame in peer.read_until_close()[:-1])
+            peer.send(close_frame(1000))
+
+    with RawServer(script) as server, ReconnectingWebSocket(server.url, compression=compression) as ws:
+        for number in range(20):
+            ws.send(str(number))
+        until(lambda: ws.retry_count == 2 and ws.readyState is ws.OPEN, "it has not come back twice")
+        ws.send("the last")
+    assert received == [*(str(number).encode() for number in range(20)), b"the last"]
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
 def test_what_is_sent_to_a_stream_that_has_ended_is_kept(compression: Any) -> None:
     """The system would take it, for it does not know yet that the server is gone for good."""
     leave, received = threading.Event(), queue.SimpleQueue[bytes]()
@@ -1124,7 +1147,8 @@ def test_what_is_sent_to_a_stream_that_has_ended_is_kept(compression: Any) -> No
             peer.close()
         else:
             received.put(peer.read_frame().payload)
-            peer.hang()
+            peer.read_until_close()
+            peer.send(close_frame(1000))
 
     with RawServer(script) as server, ReconnectingWebSocket(server.url, compression=compression) as ws:
         busy, rest = threading.Event(), threading.Event()

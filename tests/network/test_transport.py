@@ -727,7 +727,7 @@ def test_answers_to_the_peer_that_the_os_does_not_take_are_reported(pair: tuple[
     async def main() -> None:
         transport = Transport(ours)
         calls: list[int] = []
-        transport.on_unsent = lambda: calls.append(transport.unsent)
+        transport.tell_unsent(lambda: calls.append(transport.unsent))
         transport._tls = with_output()
         transport._send_tls_answers()
         assert calls == []
@@ -902,15 +902,14 @@ def test_what_was_given_away_before_tls_failed_counts_as_taken() -> None:
     with ours, theirs:
         transport, tls, batch = Transport(ours), FailingTLS(), b"a message"
         transport._tls = tls  # type: ignore[assignment]
-        transport.batch = batch
-        assert transport.flush()
+        assert transport.flush(batch, 1)
         assert theirs.recv(100) == b"*a message"
         tls.outgoing.write(b"an alert")
         tls.fails = True
         transport.send(b"a Close frame")
         with pytest.raises(ssl.SSLEOFError):
             transport.flush()
-        assert transport.taken_of(batch) == len(batch)
+        assert transport.taken_of(batch, 1) == len(batch)
 
 
 def test_what_tls_failed_to_encrypt_does_not_count_as_taken() -> None:
@@ -920,7 +919,6 @@ def test_what_tls_failed_to_encrypt_does_not_count_as_taken() -> None:
         transport._tls = tls  # type: ignore[assignment]
         tls.outgoing.write(b"an alert")
         tls.fails = True
-        transport.batch = batch
         with pytest.raises(ssl.SSLEOFError):
-            transport.flush()
-        assert transport.taken_of(batch) == 0
+            transport.flush(batch, 1)
+        assert transport.taken_of(batch, 1) == 0

@@ -444,7 +444,7 @@ def taken(protocol: Protocol, data: bytes, position: int) -> tuple[list[str | by
     assert lane is not None
     messages: list[str | bytes] = []
     position = lane.take_whole(data, position, len(data) - 1, messages)
-    deflate.inflated = deflate.inflated[lane.deflated :]
+    deflate.forget(lane.deflated)
     return messages, position
 
 

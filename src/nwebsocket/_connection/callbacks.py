@@ -32,8 +32,9 @@ from ..events import (
     takes_event,
 )
 from ..exceptions import ConnectionClosed, InvalidStateError
-from .bridge import Bridge, overfull
+from .bridge import Bridge
 from .handlers import ATTRIBUTE, Handlers, Listener
+from .outgoing import overfull
 from .phase import ReadyState
 
 INIT_PATIENCE = 5.0
@@ -48,6 +49,7 @@ class Callbacks:
 
     def __init__(self, owner: Any, bridge: Bridge, origin: str, where: str, defaults: dict[str, Any]) -> None:
         self._bridge = bridge
+        self._life = bridge.life
         self._origin = origin
         self._on_loop = where == "loop"
         self._owner = weakref.ref(owner, self._owner_gone)
@@ -211,7 +213,7 @@ class Callbacks:
         with self._bridge.lock:
             self._keepings += 1
             number = self._keepings
-        over = self._bridge.ending is not None and self._next_type() is None
+        over = self._life.ending is not None and self._next_type() is None
         listening = not over and any(map(self.handlers.hear, EVENT_TYPES))
         owner = self._owner() if listening else None
         with self._bridge.lock:
@@ -275,7 +277,7 @@ class Callbacks:
                 if self._owner() is None or self._all_heard():
                     break
                 self._idle = True
-                patience = -1 if self._bridge.ending is None else LATE_HANDLER_PATIENCE
+                patience = -1 if self._life.ending is None else LATE_HANDLER_PATIENCE
             if patience > 0:
                 self._bridge.wake()  # wait_closed() waits for just this
             self._bridge.want_socket_back()
@@ -285,7 +287,7 @@ class Callbacks:
 
     def _all_heard(self) -> bool:
         """Whether the connection has ended and no event is left, with a handler or without."""
-        return self._bridge.ending is not None and not (self._pending or self._unheard or self._bridge.inbox)
+        return self._life.ending is not None and not (self._pending or self._unheard or self._bridge.inbox.messages)
 
     def _owner_gone(self, _: object) -> None:
         with self._bridge.lock:
@@ -356,17 +358,17 @@ class Callbacks:
 
     def visible_state(self) -> ReadyState:
         """readyState: a handler sees the state of its event, everybody else the connection's."""
-        state = self._bridge.state
+        state = self._life.state
         if self._end_dispatched or state <= ReadyState.OPEN or not self.is_current():
             return state
-        closing = self._bridge.closed_locally and not self._shows_open
+        closing = self._life.closed_locally and not self._shows_open
         return ReadyState.CLOSING if closing else ReadyState.OPEN
 
     def _next_type(self) -> EventType | None:
         """The type of the first event that has a handler."""
         if "open" in self._pending and self._has_handler_or_sets_aside("open"):
             return "open"
-        if self._bridge.inbox and self.handlers.hear_messages():
+        if self._bridge.inbox.messages and self.handlers.hear_messages():
             return "message"
         if not self._pending:
             return None
@@ -407,22 +409,22 @@ class Callbacks:
             self._running = False
         if self._on_loop:
             orphan.end()
-        if self._bridge.ending is not None:
+        if self._life.ending is not None:
             self._keep_owner()
         self._bridge.callbacks_rest()
 
     def _dispatch_messages(self, owner: Any) -> None:
         """All that wait; no event comes between them."""
-        self._bridge.begin_consuming()
+        self._bridge.inbox.begin_consuming()
         try:
             self._consume(owner)
         finally:
-            self._bridge.end_consuming()
+            self._bridge.inbox.end_consuming()
 
     def _consume(self, owner: Any) -> None:
         """Have the messages heard, until there are none, or nobody would hear the next."""
         bridge, handlers = self._bridge, self.handlers
-        while bridge.inbox:
+        while bridge.inbox.messages:
             if overfull and self._pause():
                 return
             handler = handlers.only_attribute(owner)
@@ -430,7 +432,7 @@ class Callbacks:
                 if self._dispatch_to_hearers(owner):
                     continue
                 return
-            data = bridge.take_message()
+            data = bridge.inbox.take()
             if data is None:
                 return
             try:
@@ -440,7 +442,7 @@ class Callbacks:
 
     def _dispatch_to_hearers(self, owner: Any) -> bool:
         hearers = self.handlers.hearers("message")
-        data = self._bridge.take_message() if hearers else None
+        data = self._bridge.inbox.take() if hearers else None
         if data is None:
             return False
         self._call_handlers(MessageEvent("message", owner, data, self._origin), hearers, data)
@@ -456,7 +458,7 @@ class Callbacks:
             self._pending.discard(event_type)
             ending, retry_in = self._bridge.to_be_heard()
         if event_type == "open":
-            self._shows_open = self._bridge.closed_locally  # close() came before this event was heard
+            self._shows_open = self._life.closed_locally  # close() came before this event was heard
             self._bridge.announcing()
             self._call_handlers(Event("open", owner), hearers)
             self._bridge.announced()
@@ -516,7 +518,7 @@ class Callbacks:
         handler was called is lost, and the next one will call it again.
         """
         if isinstance(error, ConnectionClosed):
-            return error.closed_first == "client" and self._bridge.closed_locally
+            return error.closed_first == "client" and self._life.closed_locally
         return isinstance(error, InvalidStateError) and self._bridge.has_refused(error)
 
 

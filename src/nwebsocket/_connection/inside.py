@@ -17,9 +17,10 @@ from .._protocol.url import URL
 from .._threads import the_loop
 from ..options import Options
 from . import sockets
-from .bridge import Bridge, Sifter
+from .bridge import Bridge
 from .callbacks import Callbacks
 from .handlers import check_methods
+from .inbox import Sifter
 
 if TYPE_CHECKING:
     from .._network.proxies import Proxy
@@ -48,6 +49,26 @@ class Inside:
         self.supervisor: Supervisor  # only of a socket that comes back
         self.binary_type = "blob"
 
+    def enter_init(self) -> None:
+        """An __init__ of the socket's class, or of a base, begins."""
+        self.init_depth += 1
+        if self.started:
+            self.callbacks.init_entered()
+
+    def leave_init(self) -> None:
+        """It has ended."""
+        self.init_depth -= 1
+        if self.started:
+            self.callbacks.init_left()
+
+    def goes_to(self, url: URL) -> None:
+        """The next connection leads there."""
+        self.url = url
+
+    def take_binary_as(self, binary_type: str) -> None:
+        """`binaryType` was assigned."""
+        self.binary_type = binary_type
+
     def check_may_start(self, owner: WebSocket) -> None:
         """Raise RuntimeError the second time, and TypeError if a method cannot be the handler that its name says."""
         if self.started:
@@ -69,30 +90,35 @@ class Inside:
         except BaseException:
             opening.abandon()
             raise
-        self.bridge.session = session
-        self.launch(owner, session.run)
+        self.launch(owner, session, session.run)
 
     def prepare(self, owner: WebSocket, bridge: Bridge, url: URL, options: Options) -> None:
         """Have everything but a session."""
         self.url, self.options, self.bridge = url, options, bridge
         for kind, make in sifters:
             if isinstance(owner, kind):
-                self.sifter = bridge.sifter = make(owner, bridge)
+                self.sifter = make(owner, bridge)
+                bridge.sift_by(self.sifter)
         make_callbacks: Callable[..., Callbacks] = Callbacks
         if "ipykernel" in sys.modules:
             from .._notebook import record  # nobody else needs it
 
             make_callbacks = record.attend(bridge, url, options)
         self.callbacks = make_callbacks(owner, bridge, url.origin, options.callbacks, self._empty_handlers)
-        bridge.handlers = self.callbacks
+        bridge.set_up(self.callbacks)
 
-    def launch(self, owner: WebSocket, run: Command) -> None:
-        """Have `run` live the socket's life on the loop thread."""
+    def launch(self, owner: WebSocket, session: Session, run: Command) -> None:
+        """Have `run` live the socket's life on the loop thread, of which `session` is the first connection's."""
         for _ in range(self.init_depth):
             self.callbacks.init_entered()
         self.started = True
         sockets.register(owner, self)
-        self.bridge.start(run)
+        self.bridge.start(session, run)
+
+    def supervise(self, owner: WebSocket, never: Session, supervisor: Supervisor) -> None:
+        """Have `supervisor` live the life of a socket that comes back; ``never`` stands for a connection until then."""
+        self.supervisor = supervisor
+        self.launch(owner, never, supervisor.run)
 
     @property
     def session(self) -> Session:
@@ -100,11 +126,11 @@ class Inside:
         return cast("Session", self.bridge.session)
 
     def ended(self) -> bool:
-        return not self.started or self.bridge.ending is not None
+        return not self.started or self.bridge.life.ending is not None
 
     def wait_settled(self, timeout: float | None) -> bool:
         """Wait until the connection has ended and its handlers have heard everything."""
-        return self.bridge.wait(lambda: self.bridge.ending is not None and self.callbacks.settled(), timeout)
+        return self.bridge.wait(lambda: self.bridge.life.ending is not None and self.callbacks.settled(), timeout)
 
     def check_may_wait(self, what: str, *, in_callback: bool) -> None:
         """Raise RuntimeError where waiting would be waiting for oneself."""

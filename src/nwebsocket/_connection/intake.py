@@ -1,6 +1,6 @@
 """What comes in on one open connection: it is read, parsed and handed over, and not read while there is no room.
 
-    transport.receive() ──bytes, piece by piece──> protocol.receive() ──> messages ──> bridge.deliver(): the inbox,
+    transport.receive() ──bytes, piece by piece──> protocol.receive() ──> messages ──> inbox.deliver(),
          ^       ^                                      │                      or callbacks.run_at_once()
          │       │                                      ├──> pongs ──────────> keepalive
          │       │                                      ├──> answers ────────> transport, session.write()
@@ -13,7 +13,6 @@ Everything here runs on the loop thread: run() in the session's task, and the tw
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Protocol as Interface
 
 from .._base.clock import monotonic
@@ -24,9 +23,9 @@ from .._protocol.keepalive import Keepalive
 from .._threads.safe_curio import CancelledError, Event, sleep
 from ..exceptions import ProtocolError
 from ..options import Options
-from .arrivals import Arrivals
-from .bridge import Bridge, overfull
+from .bridge import Bridge
 from .callbacks import Callbacks
+from .outgoing import Outgoing, overfull
 from .phase import Phase
 from .reader import MAX_FRAME, Reader
 from .sweep import AVAILABLE
@@ -75,6 +74,11 @@ class Intake:
     ) -> None:
         self._session = session
         self._bridge = bridge
+        self._inbox = bridge.inbox
+        self._life = bridge.life
+        self._outgoing = bridge.outgoing
+        self._sender = bridge.sender
+        self._waiters = bridge.waiters
         self._callbacks = callbacks
         self._options = options
         self._transport = transport
@@ -92,11 +96,11 @@ class Intake:
         self._room: Event | None = None  # while reading waits for room
         self._full_inbox_told = False
         # Connections that hold up our reading until they have written enough.
-        self._crowded: frozenset[Bridge] = frozenset()
+        self._crowded: frozenset[Outgoing] = frozenset()
 
     async def run(self) -> None:
         """Read to the end of the stream. Raises OSError, as reading does."""
-        bridge, receive = self._bridge, self._transport.receive
+        inbox, receive = self._inbox, self._transport.receive
         if self._on_loop:
             await self._transport.linger()
         data = b""  # frames may have come with the handshake
@@ -108,7 +112,7 @@ class Intake:
                 await self._see_to(more)
             if self._protocol.unfinished:
                 await self._receive_the_rest()
-            if (bridge.inbox or bridge.arrivals or self._crowded) and self._has_no_room():
+            if (inbox.messages or inbox.arrivals or self._crowded) and self._has_no_room():
                 await self._wait_for_room()
             data = (await self._lend() if self._may_lend else b"") or await receive()
             if not data:
@@ -121,11 +125,11 @@ class Intake:
     async def _lend(self) -> bytes:
         """Let a thread that waits read the socket itself; return what it has left, if anything."""
         self._may_lend = False
-        if self._bridge.phase is not Phase.OPEN:
+        if self._life.phase is not Phase.OPEN:
             return b""
         if self._reader is None:
-            heard = self._keepalive.heard
-            self._reader = self._bridge.reader = Reader(self._bridge, self._transport, self._protocol, heard)
+            self._reader = Reader(self._bridge, self._transport, self._protocol, self._keepalive.heard)
+            self._bridge.lend(self._reader)
         try:
             return await self._reader.lend()
         except OSError:  # what a thread has read before is there all the same, be it the server's Close frame
@@ -159,7 +163,7 @@ class Intake:
     async def _receive_the_rest(self) -> None:
         """What takes long to parse, or makes much of little, in steps: as above, but as long as there is room."""
         since = monotonic()
-        while self._protocol.unfinished and self._bridge.phase is not Phase.DRAINING:
+        while self._protocol.unfinished and self._life.phase is not Phase.DRAINING:
             if self._has_no_room():
                 await self._wait_for_room()
             if monotonic() - since > SLICE:
@@ -178,8 +182,7 @@ class Intake:
 
     def _received(self, data: bytes) -> Received | None:
         """Deliver the messages in `data`; return what has come if there is more to be seen to."""
-        bridge = self._bridge
-        if bridge.phase is Phase.DRAINING:
+        if self._life.phase is Phase.DRAINING:
             return None
         received = self._protocol.receive_some(data)
         messages = received.messages
@@ -188,46 +191,37 @@ class Intake:
         if self._piece < MAX_PIECE_BYTES or len(messages) > PIECE_MESSAGES:
             self._choose_piece(len(messages))
         if messages:
-            bridge.messages_received += len(messages)
+            self._inbox.count(len(messages))
             if self._trace.on:
                 trace_messages(self._trace, messages)
-            if self._soon and self._lendable and (not self._on_loop or bridge.receivers or bridge.askers):
-                self._may_lend = len(messages[-1]) < MAX_FRAME and bridge.leaders() == 1
+            if self._soon and self._lendable and (not self._on_loop or self._waiters.wait_for_messages()):
+                self._may_lend = len(messages[-1]) < MAX_FRAME and self._bridge.leaders() == 1
             self._deliver(messages)
         if overfull:  # before anybody else reads: it was done callbacks of what has come here
             self._note_crowded()
-        if received.is_more or (self._on_loop and messages and bridge.outgoing):
+        if received.is_more or (self._on_loop and messages and self._outgoing.queue):
             return received
         return None
 
     def _deliver(self, messages: list[str | bytes]) -> None:
-        if self._bridge.sifter is not None:
-            messages = self._sifted(messages)
+        if self._inbox.sifts:
+            messages = self._inbox.sifted(messages)
         if self._on_loop:
             self._deliver_on_loop(messages)
         elif messages:
-            self._bridge.deliver(messages)
+            self._inbox.deliver(messages)
             if self._callbacks.handlers.hear_messages():
                 self._callbacks.notify()
 
-    def _sifted(self, messages: list[str | bytes]) -> list[str | bytes]:
-        """What the sifter leaves of the messages; nothing if another thread sees to that."""
-        left = deque[str | bytes]()
-        with self._bridge.lock:
-            self._bridge.arrivals.append(Arrivals(messages))
-        self._bridge.sift(left)
-        return list(left)
-
     def _deliver_on_loop(self, messages: list[str | bytes]) -> None:
         """Have the handlers run here and now; what they send without a pause is written after that."""
-        bridge = self._bridge
-        bridge.flushes_later = True
-        if not bridge.inbox and messages:
+        self._sender.flush_later(True)
+        if messages and not self._inbox.messages:
             messages = self._callbacks.run_at_once(messages)
         if messages:
-            bridge.deliver(messages)
+            self._inbox.deliver(messages)
             self._callbacks.notify()
-        bridge.flushes_later = False
+        self._sender.flush_later(False)
 
     async def _see_to(self, received: Received) -> None:
         """Pongs, a close, a failure, what must be answered, and what handlers on the loop have sent."""
@@ -235,16 +229,17 @@ class Intake:
             self._pong(payload)
         if received.failure is not None and self._on_loop:
             await self._wait_for_first_handler()
-        if received.failure is not None and not (self._on_loop and self._bridge.has_outgoing()):
+        goodbye = received.goodbye
+        if received.failure is not None and not (self._on_loop and self._outgoing.waits()):
             # Else session.write() does that behind what the handlers have answered to what they heard before it.
             with self._transport.wire:
-                received.goodbye = self._protocol.fail()
-        if received.goodbye:
-            self._say_goodbye(received.goodbye)
+                goodbye = self._protocol.fail()
+        if goodbye and self._writer.say_goodbye(goodbye):
+            self._trace(">", f"a Close frame, {len(goodbye)} bytes")
         if received.close is not None:
             self._trace("<", f"Close frame, code {received.close.code}, reason {received.close.reason!r}")
         if received.close is not None or received.failure is not None:
-            self._bridge.closing_by_server()
+            self._life.closing_by_server()
         if received.failure is not None:
             self._trace("!", f"{received.failure}; told the server so with code {received.failure.sent_code}")
         if received.close is not None or received.failure is not None:
@@ -255,7 +250,7 @@ class Intake:
     async def _wait_for_first_handler(self) -> None:
         """What came before a failure may wait for a handler that is set a line after the constructor: it may answer."""
         deadline = monotonic() + _HANDLER_PATIENCE
-        while self._bridge.inbox and self._bridge.close_request is None and monotonic() < deadline:
+        while self._inbox.messages and self._life.close_request is None and monotonic() < deadline:
             await sleep(_HANDLER_PATIENCE / 50)
 
     def _pong(self, payload: bytes) -> None:
@@ -275,17 +270,9 @@ class Intake:
             if writer.closed:
                 return
             transport.send_pongs(replies)
-            if not writer.stuck and self._bridge.close_request is None:
+            if not writer.stuck and self._life.close_request is None:
                 writer.write()  # session.write() sees to what is left
         self._trace(">", f"{len(replies)} answers to pings")
-
-    def _say_goodbye(self, frame: bytes) -> None:
-        """Queue a Close frame, unless close() has just sent one."""
-        with self._transport.wire:
-            if self._writer.closed:
-                return
-            self._transport.send(frame)
-        self._trace(">", f"a Close frame, {len(frame)} bytes")
 
     # ---- back-pressure
 
@@ -294,7 +281,7 @@ class Intake:
         while True:
             self._keepalive.pause()
             self._warn_once_about_full_inbox()
-            self._trace("%", f"reading stops: {self._bridge.inbox_length} messages wait to be consumed")
+            self._trace("%", f"reading stops: {len(self._inbox.messages)} messages wait to be consumed")
             self._room = Event()
             await self._room.wait()
             self._room = None
@@ -306,21 +293,21 @@ class Intake:
 
     def _has_no_room(self) -> bool:
         """Whether the inbox is full, or callbacks on the loop, which may not wait, have sent too much to anybody."""
-        if self._bridge.phase is Phase.DRAINING:
+        if self._life.phase is Phase.DRAINING:
             return False
-        if (self._crowded and self._is_held_up()) or self._bridge.another_sifts():
+        if (self._crowded and self._is_held_up()) or self._inbox.wait_for_sifter():
             return True
-        return self._bridge.stop_reading_if_full()
+        return self._bridge.is_full()
 
     def _is_held_up(self) -> bool:
         """Whether handlers that what we have read has called on the loop have sent too much, to this socket or another:
         that goes on reading only when it has been written.
         """
-        for bridge in self._crowded:
-            given_up = bridge is not self._bridge and self._bridge.phase is not Phase.OPEN
-            if not given_up and bridge.hold_up(self._go_on):
+        for outgoing in self._crowded:
+            given_up = outgoing is not self._outgoing and self._life.phase is not Phase.OPEN
+            if not given_up and outgoing.hold_up(self.ask_to_resume):
                 return True
-            self._crowded -= {bridge}
+            self._crowded -= {outgoing}
         return False
 
     def hold_up_handlers(self) -> bool:
@@ -334,24 +321,35 @@ class Intake:
         self._crowded |= overfull
         overfull.clear()
 
-    def _go_on(self) -> None:
-        self._bridge.post(self.resume_reading)
-
     @property
     def waits_for_room(self) -> bool:
         """Whether reading has stopped until resume_reading()."""
         return self._room is not None
 
     def _warn_once_about_full_inbox(self) -> None:
-        if self._full_inbox_told or not self._bridge.reading_stopped:
+        if self._full_inbox_told or not self._inbox.reading_stopped:
             return
         self._full_inbox_told = True
         log.warning(
             "%s: %d messages wait to be consumed (max_queue=%d, or 64 MiB): reading stops until there is room",
             self._session.where,
-            self._bridge.inbox_length,
+            len(self._inbox.messages),
             self._options.max_queue,
         )
+
+    # ---- any thread
+
+    def ask_to_resume(self) -> None:
+        """There may be room again."""
+        self._bridge.post(self.resume_reading)
+
+    def ask_to_read_again(self) -> None:
+        """Somebody waits for what the leader does not read, or a handler was set."""
+        self._bridge.post(self.read_again)
+
+    def ask_to_sift_again(self) -> None:
+        """The thread that has read, or had the sifter see what has come, was interrupted."""
+        self._bridge.post(self._sift_again)
 
     # ---- commands
 
@@ -362,17 +360,16 @@ class Intake:
         if self._room is not None:
             await self._room.set()
 
-    async def sift_again(self) -> None:
-        """The thread that had the sifter see what has come was interrupted (command)."""
+    async def _sift_again(self) -> None:
         if self._reader is not None:
             await self._reader.want_back()
-        if self._bridge.sift():
-            self._bridge.wake_receivers()
+        if self._inbox.sift():
+            self._waiters.wake_receivers()
             self._callbacks.notify()
         await self.resume_reading()  # which may have waited for that thread
 
     async def read_again(self) -> None:
-        """Somebody waits for what the leader does not read, or a handler was set (command)."""
+        """The loop is to read, and the handlers to look (command)."""
         if self._reader is not None:
             await self._reader.want_back()
         self._callbacks.notify()

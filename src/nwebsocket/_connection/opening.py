@@ -170,7 +170,7 @@ class Opening:
         if self._asked is not None:
             self.protocol, request, sent = self._asked
             self._asked = None
-            transport.sent_before += sent
+            transport.has_sent_already(sent)
         else:
             self.protocol = Protocol(self._request(url, headers))
             request = self.protocol.handshake()

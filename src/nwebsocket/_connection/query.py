@@ -82,6 +82,13 @@ class Query(Future[Any]):
         self.tag = tag
         """What tells the reply to this query from others."""
 
+    def begin(self, messages: Sequence[Message], *, retries: bool) -> None:
+        """It is about to be sent, by a socket that comes back."""
+        # Assignments in a row, which nothing interrupts.
+        self.messages = messages
+        self.retries = retries
+        self.under_way = True
+
     def cancel(self) -> bool:
         """Give the query up, unless it is done; return whether it is cancelled. A reply that still comes is dropped."""
         try:
@@ -143,15 +150,15 @@ class Query(Future[Any]):
         bridge = self._queries.bridge
         bridge.write_now()
         try:
-            bridge.askers.append(self)
+            bridge.waiters.askers.append(self)
             while self._state == PENDING:
                 bridge.check_wait()
                 bridge.lead(deadline, self.done)
                 if not self.done() and not self._sleep(deadline) and not self.done():
                     raise QueryTimeout(f"no answer within {timeout:g} s")
         finally:
-            if self in bridge.askers:  # not suppress(), a call: whoever is interrupted there would stay
-                bridge.askers.remove(self)
+            if self in bridge.waiters.askers:  # not suppress(), a call: whoever is interrupted there would stay
+                bridge.waiters.askers.remove(self)
 
     def _sleep(self, deadline: float | None) -> bool:
         """Wait until somebody wakes us; False at the deadline."""

@@ -1,7 +1,7 @@
 """Leader and followers: a thread that waits for a message reads the socket itself, as long as it comes back soon.
 
     LOOP THREAD     lend() ──────────────────────> what nobody could parse here, or nobody came to read
-    ANOTHER THREAD    └──> read() ──> bridge.inbox, by way of the sifter if there is one
+    ANOTHER THREAD    └──> read() ──> inbox, by way of the sifter if there is one
 
 That one thread wakes another costs more than all the rest of a round trip. So the loop, when a message has come soon
 after the one before, lends the socket to the thread that waits for the next: in recv(), for the answer to a query, or
@@ -16,7 +16,6 @@ asks for it, or there is anything but whole messages: that, and all errors, are 
 from __future__ import annotations
 
 import select
-from collections import deque
 from collections.abc import Callable
 
 from .._base.clock import monotonic
@@ -25,7 +24,6 @@ from .._network.transport import Transport
 from .._protocol.connection import Protocol
 from .._threads.safe_curio import Event
 from . import sweep
-from .arrivals import Arrivals
 from .bridge import Bridge
 from .phase import Phase
 
@@ -54,6 +52,10 @@ class Reader:
         self._heard = heard
         self._sweep: sweep.Sweep  # set when the socket is lent
         self._bridge = bridge
+        self._inbox = bridge.inbox
+        self._sender = bridge.sender
+        self._trace = bridge.trace
+        self._waiters = bridge.waiters
         self._transport = transport
         assert protocol.lane is not None
         self._lane = protocol.lane
@@ -62,10 +64,8 @@ class Reader:
         self._wanted = Event()
         # One, while nobody waits for the socket.
         self._pollers: list[select.poll] = []
-        # What has been read, in order, and where the first frame begins in it that is not in the inbox yet.
-        self._pieces: list[bytes] = []
-        self._position = 0
-        self._needed = 0  # bytes of the pieces until that frame is all there, if so much is known
+        # Bytes of what is unparsed until the first frame in it is all there, if so much is known.
+        self._needed = 0
         self._reading = False
         self._error: OSError | None = None
         self._tail_watched = False
@@ -94,7 +94,7 @@ class Reader:
             if self._bridge.leaders() > 1:
                 return b""
             with self._bridge.lock:
-                if self._bridge.phase is not Phase.OPEN:  # else who closes asks for it, if it is lent
+                if self._bridge.life.phase is not Phase.OPEN:  # else who closes asks for it, if it is lent
                     return b""
                 self._pollers = [self._transport.poller()]
                 self.lent = True
@@ -119,22 +119,22 @@ class Reader:
     def see_to_tail(self) -> None:
         """Have written what the sender should have written by now."""
         self._tail_watched = False  # first: from now on it asks for another look
-        if self._bridge.outgoing:
-            self._bridge.tail.found(self._bridge.written_at)
-        self._bridge.post(self._bridge.session.flush)  # not here: what goes wrong is no business of the others
+        self._sender.look_after_tail()
+        self._bridge.post_flush()  # not here: what goes wrong is no business of the others
 
     @property
     def has_left(self) -> bool:
         """Whether something has been read that nobody has taken."""
-        return bool(self._pieces)
+        return bool(self._inbox.unparsed)
 
     def _take_back(self) -> bytes:
         with self._wire:
             self.lent = False
-            data, position = b"".join(self._pieces), self._position
-            self._pieces, self._position, self._needed = [], 0, 0
+            self._needed = 0
             self._transport.stop_reading_now()
-        return data[position:] if position else data
+            data, inflated = self._inbox.take_unparsed()
+            self._deflate.forget(inflated)
+            return data
 
     # ---- any thread
 
@@ -150,26 +150,26 @@ class Reader:
 
         If there are none afterwards, the caller waits for the loop.
         """
-        pollers, bridge, poller = self._pollers, self._bridge, None
+        pollers, inbox, poller = self._pollers, self._inbox, None
         try:
             try:
                 poller = pollers.pop()
             except IndexError:
                 return  # another thread waits here already, or what a signal handler has interrupted
-            while self.lent and not bridge.inbox and not (ready is not None and ready()):
-                if (self._needed or not self._pieces) and not poller.poll(_patience(deadline)):
+            while self.lent and not inbox.messages and not (ready is not None and ready()):
+                if (self._needed or not inbox.unparsed) and not poller.poll(_patience(deadline)):
                     return
                 with self._wire:
                     going_on = self._advance()
-                if bridge.receivers or bridge.arrivals or self._untraced:
+                if self._waiters.receivers or inbox.arrivals or self._untraced:
                     self._tell()
                 if not going_on:
                     break
-            if self._pieces:
+            if inbox.unparsed:
                 self._sweep.left.append(self)
         except BaseException:
             # Nobody may have heard of what was read, or come to read the rest; the next loan has a poller of its own.
-            bridge.post(bridge.intake.sift_again)
+            self._bridge.intake.ask_to_sift_again()
             raise
         finally:
             if poller is not None:
@@ -177,14 +177,15 @@ class Reader:
 
     def _advance(self) -> bool:
         """Take a step from the socket to the inbox; False if the loop must. With `wire` held."""
-        if not self.lent or self._bridge.inbox or self._bridge.arrivals or self._reading:
+        inbox = self._inbox
+        if not self.lent or inbox.messages or inbox.arrivals or self._reading:
             return False
         self._reading = True
         try:
-            if self._needed or not self._pieces:
-                if not self._transport.read_now(self._pieces):
+            if self._needed or not inbox.unparsed:
+                if not self._transport.read_now(inbox.unparsed):
                     return False
-                if not self._pieces or (self._needed and sum(map(len, self._pieces)) < self._needed):
+                if not inbox.unparsed or (self._needed and sum(map(len, inbox.unparsed)) < self._needed):
                     return True
                 self._needed = 0
             return self._parse()
@@ -198,44 +199,30 @@ class Reader:
 
     def _parse(self) -> bool:
         """Move the next whole messages to the inbox, or find out how much lacks; False if what comes is not for us."""
-        pieces, position, bridge = self._pieces, self._position, self._bridge
+        inbox, lane = self._inbox, self._lane
+        pieces, position = inbox.unparsed, inbox.position
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         size, stop = len(data), position + _PIECE
         messages: list[str | bytes] = []
-        end = self._lane.take_whole(data, position, stop if stop < size else size - 1, messages)
+        end = lane.take_whole(data, position, stop if stop < size else size - 1, messages, inbox.inflated)
         if not messages:
             return self._measure(data, position)
-        inbox, arrivals = bridge.inbox, bridge.arrivals
-        if bridge.sifter is None:
-            inbox = deque(messages)
-        else:
-            arrivals = [Arrivals(messages)]
+        self._sender.speak_at_once()
         rest, start = ([], 0) if end == size else ([data], end)
-        inflated = self._deflate.inflated
-        if self._lane.deflated:
-            inflated = inflated[self._lane.deflated :]
-        count = bridge.messages_received + len(messages)
-        # Assignments in a row, which nothing interrupts: the messages are still bytes, or they are in the inbox.
-        self._pieces = rest
-        self._position = start
-        self._deflate.inflated = inflated
+        inbox.take_over(messages, rest, start, lane.deflated)
         self.reads += 1
-        bridge.inbox = inbox
-        bridge.arrivals = arrivals
-        bridge.messages_received = count
-        bridge.written_at = 0.0  # what is sent now may be the answer, and goes out at once
-        if bridge.trace.on:
+        if self._trace.on:
             self._untraced = messages
         return True
 
     def _tell(self) -> None:
         """Messages have been read: with no lock held, have all hear of them whom they concern."""
-        bridge, untraced = self._bridge, self._untraced
+        untraced = self._untraced
         self._untraced = []
-        trace_messages(bridge.trace, untraced)
-        if bridge.arrivals and bridge.sift() and bridge.inbox:
-            bridge.handlers.notify()
-        bridge.wake_receivers()
+        trace_messages(self._trace, untraced)
+        if self._inbox.arrivals and self._inbox.sift() and self._inbox.messages:
+            self._bridge.handlers.notify()
+        self._waiters.wake_receivers()
 
     def _measure(self, data: bytes, position: int) -> bool:
         bounds = self._lane.bounds(data, position) if position < len(data) else None

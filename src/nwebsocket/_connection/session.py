@@ -1,7 +1,7 @@
 """One connection's life in the loop: open, read, answer, close; `run()` is the one place that ends it.
 
     run() ── Opening.run() ── transport, protocol      (with a deadline; cancelled by close())
-       └──── Intake.run()     socket -> protocol -> bridge.deliver(); waits while the inbox is full
+       └──── Intake.run()     socket -> protocol -> inbox.deliver(); waits while the inbox is full
              write()          what user threads have not written themselves; a task waits while the socket is full
              _tick()          a timer: pings, the deadlines of closing, and a close() that has told nobody
 
@@ -23,13 +23,14 @@ from .._protocol.keepalive import Keepalive
 from .._protocol.response import Response
 from .._threads import the_loop
 from .._threads.loop_thread import Timer
-from .._threads.safe_curio import CancelledError, Task, current_task, spawn
+from .._threads.safe_curio import CancelledError, Task, current_task, forbid_cancellation, spawn
 from ..events import EventType
 from ..exceptions import Cancelled, ConnectionLost, KeepaliveTimeout, ProtocolError, Side, WebSocketError
 from ..options import Options
-from .bridge import Bridge, Ending, describe
+from .bridge import Bridge
 from .callbacks import Callbacks
 from .intake import Intake
+from .life import Ending, describe
 from .opening import Opening
 from .phase import Phase
 from .writer import Writer
@@ -46,6 +47,7 @@ class Session:
 
     def __init__(self, bridge: Bridge, callbacks: Callbacks, opening: Opening, options: Options) -> None:
         self._bridge = bridge
+        self._life = bridge.life
         self._callbacks = callbacks
         self.where = opening.where  # for errors
         self._options = options
@@ -114,7 +116,7 @@ class Session:
         except Exception as error:
             log.exception("internal error")
             self._error = ConnectionLost(f"internal error: {repr_of(error)}")
-        self._task.allow_cancel = False  # as disable_cancellation() does, which would ask the kernel for the task
+        forbid_cancellation(self._task)
         await self._end()
 
     async def _open_within_limits(self) -> None:
@@ -122,14 +124,14 @@ class Session:
         opening, self._is_opening = self._opening, True
         assert opening is not None
         try:
-            if self._bridge.close_request is None:
+            if self._life.close_request is None:
                 if self._options.open_timeout is not None:
                     self._deadline = monotonic() + self._options.open_timeout
                     await self.arm()
                 await opening.run()
                 self._opened(opening)
         except CancelledError:
-            if not self._given_up and self._bridge.close_request is None:
+            if not self._given_up and self._life.close_request is None:
                 raise
         finally:
             self._is_opening = False
@@ -137,7 +139,7 @@ class Session:
             self._opening = None
             self.where = opening.where
             opening.abandon()
-        if self._given_up and self._bridge.close_request is None:
+        if self._given_up and self._life.close_request is None:
             # Also if it has succeeded at the very last moment: the cancellation is on its way.
             raise opening.timed_out()
         if not self._bridge_opened():
@@ -147,10 +149,11 @@ class Session:
         self._transport, self._protocol = opening.transport, opening.protocol
         assert self._protocol is not None
         assert self._transport is not None
-        self._writer = self._bridge.writer = Writer(self._bridge, self._protocol, self._transport)
-        self._intake = self._bridge.intake = Intake(
+        self._writer = Writer(self._bridge, self._protocol, self._transport)
+        self._intake = Intake(
             self, self._bridge, self._callbacks, self._options, self._transport, self._protocol, self._writer
         )
+        self._bridge.attach(self._writer, self._intake)
         self.response = self._protocol.response
         self.subprotocol = self._protocol.subprotocol
         self.extensions = self._protocol.extensions
@@ -169,7 +172,7 @@ class Session:
         self.keepalive.heard(monotonic())
         self._serving = True
         assert self._transport is not None
-        self._transport.on_unsent = lambda: self._bridge.post(self.flush)
+        self._transport.tell_unsent(self._bridge.post_flush)
         try:
             await self.arm()
             await self._intake.run()
@@ -181,8 +184,8 @@ class Session:
     def _lost(self, error: OSError) -> None:
         if self._error is None and self._peer_close is None:
             kind = "TLS failed" if isinstance(error, ssl.SSLError) else "the connection was lost"
-            self._error = ConnectionLost(f"{kind}: {error_in_words(error)}", closed_first=self._closed_first)
-            self._error.__cause__ = error
+            lost = ConnectionLost(f"{kind}: {error_in_words(error)}", closed_first=self._closed_first)
+            self._error = lost.because_of(error)
 
     async def _end(self) -> None:
         if self._timer is not None:
@@ -192,7 +195,8 @@ class Session:
         ending = self._ending()
         if self._trace.on:
             self._trace("!" if ending.error else "=", f"ended: {describe(ending)}")
-            self._trace("=", f"sent {self._bridge.messages_sent} messages, received {self._bridge.messages_received}")
+            sent, received = self._bridge.outgoing.accepted_messages, self._bridge.inbox.received
+            self._trace("=", f"sent {sent} messages, received {received}")
         if self._transport is not None:
             await self._close_transport()
         if self._protocol is not None:
@@ -215,7 +219,7 @@ class Session:
                 "the server ended the connection without a Close frame", closed_first=self._closed_first
             )
         if self._error is not None:
-            self._error.args = (f"{self.where}: {self._error}",)
+            self._error.say_where(self.where)
             return Ending(1006, "", False, self._closed_first, self._error)
         assert self._peer_close is not None
         clean = self._protocol is not None and self._protocol.close_sent
@@ -232,17 +236,16 @@ class Session:
     @property
     def _draining(self) -> bool:
         """Whether nothing more is expected of the peer but the end of the stream."""
-        return self._bridge.phase is Phase.DRAINING
+        return self._life.phase is Phase.DRAINING
 
     # ---- writing
 
     async def flush(self) -> None:
         """A user thread has accepted messages, or has left some to us (command)."""
-        bridge = self._bridge
-        bridge.flush_comes = False
+        self._bridge.sender.flush_has_come()
         if self._serving:
             writer = self._writer
-            if bridge.outgoing or bridge.taken or not writer.idle:
+            if self._bridge.outgoing.waits() or not writer.idle:
                 await self.write()
             writer.count_again()
 
@@ -287,7 +290,8 @@ class Session:
         assert self._transport is not None
         while self._waits_to_write:
             await self._transport.wait_writable()
-            self._writer.stuck = self._waits_to_write = False
+            self._waits_to_write = False
+            self._writer.may_write_again()
             await self.write()
         self._write_task = None
 
@@ -309,8 +313,7 @@ class Session:
         """Nothing is left to hear, and only our Close frame to say: then the server should end the connection."""
         self._peer_close = close
         self._error = failure or self._error
-        with self._bridge.lock:
-            self._bridge.enter(Phase.DRAINING)
+        self._life.enter(Phase.DRAINING)
         self._deadline = monotonic() + self._options.close_timeout
         await self.write()
         await self.arm()
@@ -320,20 +323,15 @@ class Session:
 
         Returns whether there is something new to write.
         """
-        protocol, transport, request = self._protocol, self._transport, self._bridge.close_request
+        protocol, transport, request = self._protocol, self._transport, self._life.close_request
         assert protocol is not None
         assert transport is not None
         with transport.wire:
-            if protocol.can_send:
-                if self._bridge.has_outgoing():
+            if self._writer.may_send():
+                if self._bridge.outgoing.waits() or not (protocol.failed or request is not None):
                     return False
-                if protocol.failed:
-                    transport.send(protocol.fail())
-                elif request is not None:
-                    transport.send(protocol.close(*request))
-                else:
-                    return False
-                self._writer.closed = True
+                frame = protocol.fail() if protocol.failed or request is None else protocol.close(*request)
+                self._writer.close_first(frame)
                 return True
             if self._draining and not self._shut_down:
                 self._shut_down = True
@@ -352,6 +350,7 @@ class Session:
         """What the server has sent before may still be there to read, its Close frame above all."""
         if not self._write_failed:
             self._write_failed = True
+            self._bridge.outgoing.stop()
             self._deadline = monotonic() + END_TIMEOUT
             await self._intake.resume_reading()  # it may have waited for what will never be written
             await self.arm()
@@ -377,7 +376,7 @@ class Session:
 
     def _unanswered(self) -> str:
         within = f"within close_timeout={self._options.close_timeout:g} s"
-        if unsent := self._bridge.buffered:
+        if unsent := self._bridge.outgoing.buffered:
             return f"the server took none of the {unsent:,} bytes still to be sent before the Close frame {within}"
         return f"the server did not answer the Close frame {within}"
 
@@ -409,8 +408,8 @@ class Session:
             return
         now = monotonic()
         self._hear_of_lent(now)
-        if self._deadline is None and self._bridge.close_request is not None:
-            self._deadline = self._bridge.close_requested_at + self._options.close_timeout
+        if self._deadline is None and self._life.close_request is not None:
+            self._deadline = self._life.close_requested_at + self._options.close_timeout
         if self._deadline is not None:
             if now >= self._deadline:
                 await self._closing_timed_out(now)
@@ -439,7 +438,7 @@ class Session:
         assert self._protocol is not None
         assert self._transport is not None
         with self._transport.wire:
-            if not self._protocol.can_send:
+            if not self._writer.may_send():
                 return
             self._transport.send(self._protocol.ping(payload))
             self._bridge.pinged(payload)
@@ -449,15 +448,16 @@ class Session:
 
 def conclude(bridge: Bridge, callbacks: Callbacks, ending: Ending, where: str) -> None:
     """Nothing will follow: tell everybody, and if nobody hears of a failure, the log."""
-    unsent = bridge.buffered
+    unsent = bridge.outgoing.buffered
     if unsent and ending.code != 1006:
         log.warning("%s: closed (%s) before %d bytes could be sent", where, describe(ending), unsent)
-    heard = ending.error is None or bridge.somebody_waits() or any(map(callbacks.handlers.hear, ("error", "close")))
+    hears = callbacks.handlers.hear
+    heard = ending.error is None or bridge.waiters.somebody_waits() or hears("error") or hears("close")
     events: tuple[EventType, ...] = ("error", "close") if ending.error else ("close",)
     bridge.ended(ending, lambda: callbacks.happened(*events))
 
     def warn_if_unheard() -> None:
-        if not bridge.error_raised and callbacks.end_unheard():
+        if not bridge.life.error_raised and callbacks.end_unheard():
             log.warning("%s", ending.error)
 
     if not heard and not isinstance(ending.error, Cancelled):

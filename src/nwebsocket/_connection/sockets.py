@@ -53,7 +53,7 @@ def _alive() -> list[tuple[WebSocket, Inside]]:
 
 def open_sockets() -> list[WebSocket]:
     """The sockets of this process that are not CLOSED, oldest first."""
-    return [socket for socket, inside in _alive() if inside.bridge.ending is None]
+    return [socket for socket, inside in _alive() if inside.bridge.life.ending is None]
 
 
 def close_all(code: int | None = None, reason: str = "") -> list[WebSocket]:

@@ -34,8 +34,8 @@ from .._threads.safe_curio import (
 from ..exceptions import Cancelled, ConnectionFailed, ConnectionLost, WebSocketError
 from ..options import Options
 from .backoff import Backoff, is_final
-from .bridge import Ending, describe
 from .callbacks import Callbacks
+from .life import Ending, describe
 from .opening import Opening
 from .outbox import OutboxBridge
 from .session import Session, conclude
@@ -81,8 +81,9 @@ class Supervisor:
         self._where = ""
         self._lived = 0.0  # seconds that the last connection was open
         self._was_open = False  # ... if it was
-        bridge.on_close = lambda: bridge.post(self._stop)
-        bridge.on_rest = self._handlers_rest
+        bridge.supervise(
+            on_close=lambda: bridge.post(self._stop), on_rest=self._handlers_rest, in_handler=callbacks.is_current
+        )
 
     async def run(self) -> None:
         """All connections."""
@@ -97,7 +98,7 @@ class Supervisor:
             log.exception("internal error")
             ending = _failure(ConnectionLost(f"internal error: {repr_of(error)}"))
         async with disable_cancellation():
-            self.bridge.was_open = self._was_open
+            self.bridge.life.had_been_open(self._was_open)
             conclude(self.bridge, self._callbacks, ending, self._where)
 
     async def _connect(self) -> Ending:
@@ -111,8 +112,7 @@ class Supervisor:
             return _failure(error)
         except BaseException as error:  # sys.exit() in a function of the user's ends no socket
             failure = ConnectionFailed(f"asking for the URL, the headers or the protocols failed: {repr_of(error)}")
-            failure.__cause__ = error
-            return _failure(failure)
+            return _failure(failure.because_of(error))
         session = _Attempt(self.bridge, self._callbacks, target)
         self.bridge.next_session(session)
         await self._live_through(session)
@@ -131,13 +131,13 @@ class Supervisor:
     async def _comes_back(self, ending: Ending) -> bool:
         """Whether to connect again; if so, everybody has heard of the end of the last connection, and has waited."""
         bridge = self.bridge
-        if bridge.close_request is not None or self._is_final(ending):
+        if bridge.life.close_request is not None or self._is_final(ending):
             return False
         seconds = self.backoff.next_delay(self._lived, ending.error, time.time())
         if not await self._user_agrees(ending, seconds):
             return False
         due = monotonic() + seconds
-        bridge.comes_back(ending, seconds)
+        bridge.comes_back_in(seconds, ending)
         if ending.error is not None:
             self._callbacks.happened("error")
         if self._was_open:
@@ -170,7 +170,7 @@ class Supervisor:
         """Wait for something; close() ends that by a CancelledError."""
         self._waits = True
         try:
-            if self.bridge.close_request is not None:
+            if self.bridge.life.close_request is not None:
                 coroutine.close()
                 raise CancelledError
             return await coroutine
@@ -187,7 +187,7 @@ class Supervisor:
             self.bridge.post(self._rest.set)
 
     def _ended_by_cancellation(self) -> Ending:
-        if self.bridge.close_request is None:
+        if self.bridge.life.close_request is None:
             return _failure(ConnectionLost("the loop thread has ended"))
         return _failure(Cancelled("close() was called while there was no connection"))
 
@@ -223,7 +223,7 @@ class _Attempt(Session):
         self._confirming = await the_loop.current().call_at(monotonic() + CONFIRM_INTERVAL, self._confirm)
 
     async def _confirm(self) -> None:
-        if self._outbox.wants_confirmation():
+        if self._outbox.outgoing.wants_confirmation():
             await self.ping([])
         await self._confirm_later()
 

@@ -49,6 +49,23 @@ class Tail:
         """Whether the calling thread will come in time."""
         return self._in_time >= _TRUSTED and self._thread == get_ident()
 
+    def leave(self) -> bool:
+        """Leave the calling thread with the present one, if it can be trusted; return whether it is."""
+        if not self.trusts():
+            self.piece = BURST
+            return False
+        self.piece = FIRST_PIECE
+        self.left = True
+        return True
+
+    def take(self) -> None:
+        """Its thread has come, and writes it."""
+        self.left = False
+
+    def grow(self) -> None:
+        """A piece was written: the next one may be larger."""
+        self.piece = min(2 * self.piece, BURST)
+
     def comes(self, written_at: float, messages: int) -> None:
         """The calling thread has come to write a tail of so many messages; something was written last at that time."""
         thread = get_ident()

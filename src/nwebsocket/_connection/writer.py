@@ -1,6 +1,6 @@
 """The writing half of one open connection: messages accepted by send() -> frames -> what the operating system takes.
 
-    bridge.take() ──> frames, a batch at a time ──> transport ──> bridge.has_written()
+    outgoing.take() ──> frames, a batch at a time ──> transport ──> outgoing.has_written_...()
 
 Any thread may write: the one that sends, as long as that is quicker than to wake the loop thread, or the loop thread.
 Whoever does holds the transport's `wire`, and never waits for the network.
@@ -13,6 +13,7 @@ from .._protocol.connection import Protocol
 from .._protocol.framing import frame_of, frames_of
 from .._protocol.payload import BINARY, Buffer, Message
 from .bridge import Bridge
+from .outgoing import NOTHING_KEPT, InBatch
 from .phase import Phase
 
 _OPEN = Phase.OPEN
@@ -20,8 +21,6 @@ _OPEN = Phase.OPEN
 BATCH_BYTES = 256 * 1024
 BATCH_MESSAGES = 256
 """What is framed and given to the operating system in one go; a bound keeps bufferedAmount a live figure."""
-
-_NOTHING_KEPT: list[tuple[Message, int]] = []
 
 BATCHES_IN_A_ROW = 4
 """... and after so many of them (some 10 ms) the other connections get their turn."""
@@ -32,6 +31,8 @@ class Writer:
 
     def __init__(self, bridge: Bridge, protocol: Protocol, transport: Transport) -> None:
         self._bridge = bridge
+        self._life = bridge.life
+        self._outgoing = bridge.outgoing
         self._protocol = protocol
         self._transport = transport
         self.wire = transport.wire
@@ -39,19 +40,15 @@ class Writer:
         self.any_thread = protocol.lane is not None
         self._deflate = protocol.deflate
         self._compresses = protocol.compresses
-        self._plain = self.any_thread and not protocol.compresses and not bridge.keeps
+        self._plain = self.any_thread and not protocol.compresses and not bridge.outgoing.keeps
         self.stuck = False
-        """The operating system takes no more; whoever has waited for it to do so sets this to False."""
+        """The operating system takes no more."""
         self.error: OSError | None = None
         """Why nothing can be written any more."""
         self.closed = False
         """The Close frame has been given to the transport as the first of both sides': nothing may follow it."""
+        self._close_frame: Buffer = b""  # the one that close_through() writes
         self._writing = False
-        # What had been framed, and sent on the wire, before the batch that the transport has in hands.
-        self._bytes_before = self._messages_before = self._sent_before = 0
-        # That batch, and its messages with the sizes of their frames; only for a bridge that keeps what is not taken.
-        self._batch: Buffer = b""
-        self._in_batch: list[tuple[Message, int]] = []
 
     def write(self) -> bool:
         """Write what waits. False if something is left for the loop to see to: the operating system takes no more
@@ -72,49 +69,77 @@ class Writer:
             finally:
                 self._writing = False
 
+    def may_write_again(self) -> None:
+        """The operating system takes bytes again."""
+        self.stuck = False
+
     @property
     def idle(self) -> bool:
         """Whether all that was given to the writer has been written, and nothing is wrong."""
         with self.wire:
-            return self._transport.idle and not self.stuck and self.error is None
+            return self._has_written() and not self.stuck and self.error is None
+
+    def _has_written(self) -> bool:
+        return self._transport.has_sent(self._outgoing.number)
 
     def count_again(self) -> None:
         """Put right what interrupted calls of send() have left uncounted."""
-        bridge = self._bridge
         with self.wire:
-            if self._transport.idle and not self._writing:
-                bridge.has_written(bridge.framed_bytes, bridge.framed_messages)
-                bridge.count_again()
+            if self._has_written() and not self._writing:
+                self._outgoing.has_written_all()
+                self._outgoing.count_again()
 
     def write_through(self, message: Message) -> bool:
         """Accept a message and write it, if none is waiting; False if it must be queued, or refused."""
-        bridge, transport = self._bridge, self._transport
+        outgoing, transport = self._outgoing, self._transport
         with self.wire:
-            if self._writing or bridge.outgoing or bridge.taken or self.error is not None or not transport.idle:
+            if self._writing or outgoing.queue or outgoing.taken or not transport.has_sent(outgoing.number):
                 return False
-            if bridge.phase is not _OPEN or not self._protocol.can_send or (bridge.keeps and transport.has_ended()):
+            if self._life.phase is not _OPEN or not self._protocol.can_send or self.error is not None:
+                return False
+            if outgoing.keeps and transport.has_ended():
                 return False
             if self._write_one(message):
                 return True
-        bridge.post_flush()
+        self._bridge.post_flush()
         return True
 
     def _write_one(self, message: Message) -> bool:
         """Accept the only message, and write it; False if something of it is left."""
         self._writing = True
         try:
-            self._give([message], message[2], accepted=False)
-            if self._transport.flush():
-                bridge = self._bridge
-                bridge.has_written(bridge.framed_bytes, bridge.framed_messages)
-                return True
-            self._get_stuck()
-            return False
+            if self._plain:
+                self._outgoing.has_framed_new(frame_of(message), message[2])
+            else:
+                frames, in_batch = self._framed([message])
+                self._outgoing.has_framed_new(frames, message[2], in_batch)
+                if self._compresses:
+                    self._deflate.keep_context()
+            return self._flush()
         except OSError as error:
             self.error = error
             return False
         finally:
             self._writing = False
+
+    def _flush(self) -> bool:
+        """Have the operating system take the batch; False if it does not take all of it."""
+        outgoing = self._outgoing
+        if self._transport.flush(outgoing.batch, outgoing.number):
+            outgoing.has_written_all()
+            return True
+        self.stuck = True
+        outgoing.has_written_of_batch(self._transport.taken_of(outgoing.batch, outgoing.number))
+        return False
+
+    def may_send(self) -> bool:
+        """Whether messages may be framed: no Close frame has gone either way. With the wire held.
+
+        If the thread of close_through() was interrupted, its Close frame is the next to be written.
+        """
+        if self._close_frame and not self.closed:
+            self._finish_close()
+        return self._protocol.can_send
 
     def close_through(self, code: int | None, reason: str) -> bool:
         """Write the Close frame, from any thread; False if it was not: messages go before it, or not all is well."""
@@ -122,29 +147,40 @@ class Writer:
         if frame is None:
             return False
         with self.wire:
-            if self._writing or self._bridge.has_outgoing() or not self._transport.idle or self.error is not None:
+            if self._writing or self._outgoing.waits() or not self._has_written() or self.error is not None:
                 return False
-            if not self._protocol.can_send:
+            if not self.may_send():
                 return False
             self._writing = True
             try:
-                # Assignments in a row, which nothing interrupts.
-                self._transport.batch = frame
-                self._protocol.close_sent = True
-                self._protocol.can_send = False
-                self.closed = True
-                return self._transport.flush()
+                self._close_frame = frame
+                self._finish_close()
+                return self._transport.flush(self._outgoing.batch, self._outgoing.number)
             except OSError as error:
                 self.error = error
                 return False
             finally:
                 self._writing = False
 
-    def _get_stuck(self) -> None:
-        """bufferedAmount falls by what the operating system took; framing counts for nothing in the end."""
-        self.stuck = True
-        written = self._bytes_before + self._transport.sent - self._sent_before
-        self._bridge.has_written(min(written, self._bridge.framed_bytes), self._messages_before)
+    def _finish_close(self) -> None:
+        if self._outgoing.batch is not self._close_frame:
+            self._outgoing.has_framed(self._close_frame, 0, 0)
+        self._protocol.close_is_sent()
+        self.closed = True
+
+    def say_goodbye(self, frame: bytes) -> bool:
+        """Queue a Close frame; False if close_through() has just sent one, which nothing may follow."""
+        with self.wire:
+            self.may_send()
+            if self.closed:
+                return False
+            self._transport.send(frame)
+            return True
+
+    def close_first(self, frame: bytes) -> None:
+        """Queue the first Close frame of both sides'. With the wire held."""
+        self._transport.send(frame)
+        self.closed = True
 
     def close(self) -> None:
         """Write nothing any more, whoever may be about to: the socket will be closed."""
@@ -152,79 +188,48 @@ class Writer:
             self.error = self.error or BrokenPipeError("the connection has ended")
 
     def _write_batches(self) -> bool:
-        bridge, transport = self._bridge, self._transport
+        self.may_send()  # first: it may have a Close frame to write
         for _ in range(BATCHES_IN_A_ROW):
-            if transport.idle and not self._fill():
+            if self._has_written() and not self._fill():
                 return True
-            if not transport.flush():
-                self._get_stuck()
+            if not self._flush():
                 return False
-            bridge.has_written(bridge.framed_bytes, bridge.framed_messages)
-            if not bridge.outgoing and not bridge.taken:
+            if not self._outgoing.waits():
                 return True
         return False
 
     def _fill(self) -> bool:
-        """Give the transport, which has nothing left, the next batch; False if there is none."""
-        bridge, transport = self._bridge, self._transport
-        taken = bridge.taken or bridge.take()
-        if not taken or not self._protocol.can_send:
+        """Frame the next batch; False if there is none."""
+        taken = self._outgoing.take()
+        if not taken or not self.may_send():
             return False
-        if bridge.keeps and transport.has_ended():
+        if self._outgoing.keeps and self._transport.has_ended():
             return False  # the system would take it, and the server never: it is kept for the next connection
         count, size = (1, taken[0][2]) if len(taken) == 1 else _measure(taken)
-        self._give(taken[:count], size, accepted=True)
-        return True
-
-    def _give(self, messages: list[Message], size: int, *, accepted: bool) -> None:
-        """Give the transport the frames of messages: of the next ones `taken`, or of one that is accepted by this."""
-        bridge, transport, count = self._bridge, self._transport, len(messages)
-        frames: Buffer
-        in_batch = _NOTHING_KEPT
-        if self._plain:
-            frames = frame_of(messages[0]) if count == 1 else frames_of(messages)
-        else:
-            each = self._frames_of_each(messages)
-            frames = each[0] if count == 1 else b"".join(each)
-            if bridge.keeps:
-                in_batch = list(zip(messages, map(len, each), strict=True))
-        sent = transport.sent_before  # all of it: nothing is unsent
-        framed_bytes, framed_messages = bridge.framed_bytes, bridge.framed_messages
-        # Assignments in a row, which nothing interrupts: a message is either still taken, or not accepted, or framed.
-        transport.batch = frames
-        if accepted:
-            del bridge.taken[:count]
-        else:
-            bridge.accepted_bytes += size
-            bridge.accepted_messages += 1
-        if in_batch:
-            self._batch = frames
-            self._in_batch = in_batch
-        self._sent_before = sent
-        self._bytes_before = framed_bytes
-        self._messages_before = framed_messages
-        bridge.framed_bytes = framed_bytes + size
-        bridge.framed_messages = framed_messages + count
+        frames, in_batch = self._framed(taken[:count])
+        self._outgoing.has_framed(frames, count, size, in_batch)
         if self._compresses:
             self._deflate.keep_context()
+        return True
 
-    def _frames_of_each(self, messages: list[Message]) -> list[Buffer]:
-        """The frames of messages, those of each in one buffer."""
+    def _framed(self, messages: list[Message]) -> tuple[Buffer, InBatch]:
+        """The frames of messages; for a bridge that keeps what is not taken, also the sizes of those of each."""
+        if self._plain:
+            return frames_of(messages), NOTHING_KEPT
         if not self.any_thread:
-            return [b"".join(self._slow_frames(message)) for message in messages]
-        if self._compresses:
-            return self._deflate.frames_of(messages)
-        return [frame_of(message) for message in messages]
+            each: list[Buffer] = [b"".join(self._slow_frames(message)) for message in messages]
+        elif self._compresses:
+            each = self._deflate.frames_of(messages)
+        else:
+            each = [frame_of(message) for message in messages]
+        frames = each[0] if len(each) == 1 else b"".join(each)
+        return frames, list(zip(messages, map(len, each), strict=True)) if self._outgoing.keeps else NOTHING_KEPT
 
     def untaken(self) -> list[Message]:
         """The messages that the operating system has not taken, or not to their ends, in order; after close()."""
+        outgoing = self._outgoing
         with self.wire:
-            taken, end, left = self._transport.taken_of(self._batch) if self._in_batch else 0, 0, []
-            for message, size in self._in_batch:
-                end += size
-                if end > taken:
-                    left.append(message)
-            return [*left, *self._bridge.taken]
+            return outgoing.untaken(self._transport.taken_of(outgoing.batch, outgoing.number))
 
     def _slow_frames(self, message: Message) -> list[bytes]:
         opcode, payload, _ = message

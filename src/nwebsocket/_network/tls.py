@@ -86,6 +86,10 @@ class TLS:
             return False
         return True
 
+    def look_again(self) -> None:
+        """Not all that was fed may have been decrypted."""
+        self.wants_input = False
+
     def feed(self, data: bytes) -> None:
         """Take what the peer has sent; b"" is the end of the stream."""
         self.wants_input = False

@@ -2,9 +2,7 @@
 
 Only `Transport.receive` waits for data, and only `Transport.wait_writable` for room; with TLS, too (see `tls.py`).
 
-Sending never waits, and any thread may do it, holding `wire`. The main thread may be interrupted there between any two
-calls: so the result of each call that moves bytes is stored by that same call (``list.extend(map(...))``), and what
-follows from it is done in assignments, between which Python does not look for signals.
+Sending is in `output.py`.
 """
 
 from __future__ import annotations
@@ -18,21 +16,18 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from .._protocol.payload import Buffer
-from .._threads import locks
 from .._threads.safe_curio import Descriptor, epoll_descriptor, sleep, wait_readable
 from .._threads.safe_curio import wait_writable as wait_descriptor_writable
 from ..exceptions import TLSError
 from .linger import Linger
+from .output import WOULD_BLOCK, Output
 from .tcp import Attempt, close_socket, connect_host
-from .tls import TLS, data_in_records, explain
+from .tls import TLS, explain
 
 READ_SIZE = 120 * 1024  # bytes; from 128 KiB on, malloc() maps fresh pages for each read
 READ_SIZE_IN_STREAMS = 256 * 1024  # after a read that was filled
-MAX_PONGS = 64 * 1024  # bytes unsent; from there on, a server that pings and does not read gets the latest only
 READS_IN_A_ROW = 8  # without having waited; then the other tasks get a turn
 _LINGER_ZERO = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
-_WOULD_BLOCK = (BlockingIOError, InterruptedError)
 
 
 async def open_transport(
@@ -66,7 +61,7 @@ async def start_tls_or_close(transport: Transport, tls: ssl.SSLContext, host: st
         raise
 
 
-class Transport:
+class Transport(Output):
     """A connected stream socket, with or without TLS. Every method belongs to the loop thread unless it says otherwise.
 
     One task may be in `receive` and one in `wait_writable` at a time; both must have ended, or be the caller itself,
@@ -74,42 +69,21 @@ class Transport:
     """
 
     def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
         sock.setblocking(False)
-        self.on_unsent: Callable[[], object] | None = None
-        """Called when `receive` has produced bytes to send (TLS: a key update, say) that the OS has not taken."""
+        self._on_unsent: Callable[[], object] | None = None
         self.received = 0
         """Bytes received so far, as they are on the wire."""
-        self.wire = locks.recursive("wire")
-        """To be held while sending; it guards all that follows, and the TLS object."""
-        self._sock = sock
         # curio keeps the registration of this object, not of a bare int: the same one must be used all the time.
         self._descriptor = Descriptor(sock.fileno())
         self._linger: Linger | None = None
         # What read_now() has read, and how much of it has been fed to TLS, piece by piece.
         self._read_encrypted: list[bytes] = []
         self._fed: list[int] = []
-        self._tls: TLS | None = None
         self._reads_in_a_row = 0
         # The last read brought less than it asked for; at first it is our turn to speak.
         self._drained = True
         self._read_size = READ_SIZE
-
-        # What is to be sent, and is not encrypted yet: a batch first, which may be assigned when nothing is unsent.
-        self.batch: Buffer = b""
-        self._queued: list[bytes] = []
-        self._pongs = b""  # go before what is queued
-        self._latest = b""  # the last Pong, once there are too many
-        self._encrypted: list[int] = []  # bytes of the batch, piece by piece
-        self._output: list[bytes] = []  # ... as they will be on the wire
-        # What is being given to the OS, and how much of it that has taken, piece by piece.
-        self._sending: Buffer = b""
-        # With TLS: the batch that is being encrypted, and the one that is being given to the OS.
-        self._encrypting: Buffer = b""
-        self._sending_of: Buffer = b""
-        self._taken: list[int] = []
-        self.sent_before = 0
-        """`sent`, but for what is being given to the OS right now."""
-        self._flushing = False
 
     async def start_tls(self, context: ssl.SSLContext, host: str, port: int) -> None:
         """Do the TLS handshake as a client of ``host``, whose name is checked as ``context`` says.
@@ -197,11 +171,15 @@ class Transport:
                     self._send_tls_answers()
         return True
 
+    def tell_unsent(self, function: Callable[[], object]) -> None:
+        """Have ``function`` called when `receive` leaves bytes to send (TLS: a key update, say)."""
+        self._on_unsent = function
+
     def stop_reading_now(self) -> None:
         """Before `receive` goes on; on the loop thread, with `wire` held."""
         if self._tls is not None:
             self._feed(self._tls)
-            self._tls.wants_input = False
+            self._tls.look_again()
 
     def _feed(self, tls: TLS) -> None:
         """Give TLS what has been read and not been fed yet; to be interrupted anywhere."""
@@ -228,134 +206,9 @@ class Transport:
                 if tls.outgoing.pending:
                     self._send_tls_answers()
 
-    def send(self, data: bytes) -> None:
-        """Queue ``data``, which `flush` will encrypt and give to the OS."""
-        with self.wire:
-            self._queued.append(data)
-
-    def send_pongs(self, pongs: list[bytes]) -> None:
-        """Queue Pongs, before all else that is queued; beyond `MAX_PONGS` only the last (RFC 6455 section 5.5.3)."""
-        with self.wire:
-            for pong in pongs:
-                if self._latest or len(self._pongs) + len(pong) > MAX_PONGS:
-                    self._latest = pongs[-1]
-                    break
-                self._pongs += pong
-
-    def flush(self) -> bool:
-        """Give the OS what it takes now, without waiting; return True when nothing is left.
-
-        From any thread that holds `wire`. Raises OSError, and ssl.SSLError, which is one.
-        """
-        if self._flushing:
-            return False  # by this very thread, which a finalizer or a signal handler has interrupted
-        self._flushing = True
-        try:
-            if self._tls is None and self.batch and not self._sending:  # _next() without the call
-                self._sending = self.batch
-                self.batch = b""
-            while self._sending or self._next():
-                nothing: list[int] = []
-                taken, left = self._taken, self._sending
-                if taken:
-                    left = memoryview(left)[sum(taken) :]
-                if left:
-                    taken.extend(map(self._sock.send, (left,)))
-                if sum(taken) < len(self._sending):
-                    return False
-                self.sent_before += len(self._sending)
-                self._sending = b""
-                self._taken = nothing
-                if not (self._queued or self._pongs) and (self._tls is None or self.idle):
-                    break
-            return True
-        except _WOULD_BLOCK:
-            return False
-        finally:
-            self._flushing = False
-
-    def _next(self) -> bool:
-        """Have the next bytes in `_sending`, which is empty; return whether there are any."""
-        if (self._queued or self._pongs) and not self.batch:
-            nothing: list[bytes] = []
-            joined = b"".join((self._pongs, self._latest, *self._queued))
-            self.batch = joined
-            self._pongs = b""
-            self._latest = b""
-            self._queued = nothing
-        if self._tls is None:
-            self._sending = self.batch
-            self.batch = b""
-        else:
-            self._encrypt(self._tls)
-        return bool(self._sending)
-
-    def _encrypt(self, tls: TLS) -> None:
-        if self.batch:
-            self._encrypting = self.batch
-        if tls.outgoing.pending:
-            self._output.extend(map(tls.take_output, (-1,)))
-        while self.batch:
-            done, nothing = sum(self._encrypted), list[int]()
-            if done < len(self.batch):
-                self._encrypt_part(tls, memoryview(self.batch)[done:])
-                self._output.extend(map(tls.take_output, (-1,)))
-            else:
-                self.batch = b""
-                self._encrypted = nothing
-        joined, no_output = b"".join(self._output), list[bytes]()
-        self._sending_of = self._encrypting
-        self._encrypting = b""
-        self._sending = joined
-        self._output = no_output
-
-    def _encrypt_part(self, tls: TLS, part: memoryview) -> None:
-        size, outgoing = len(part), tls.outgoing  # which is empty
-        try:
-            self._encrypted.extend(map(tls.encrypt, (part,)))
-        except ssl.SSLError:
-            raise
-        except BaseException:
-            # The ssl module looks for signals after it has written, and then does not say that it has.
-            if outgoing.pending:
-                self._encrypted.append(size)
-            raise
-
     async def wait_writable(self) -> None:
         """Wait until the OS takes bytes again."""
         await wait_descriptor_writable(self._descriptor)
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is left that the OS has not taken yet; to be asked with `wire` held."""
-        if self._sending or self.batch or self._queued or self._pongs:
-            return False
-        return self._tls is None or not (self._output or self._tls.outgoing.pending)
-
-    @property
-    def sent(self) -> int:
-        """Bytes the OS has taken so far, as they are on the wire; from any thread."""
-        taken = self._taken
-        return self.sent_before + sum(taken) if taken else self.sent_before
-
-    @property
-    def unsent(self) -> int:
-        """Bytes queued that the OS has not taken yet, those that TLS will add not counted."""
-        given = len(self._sending) - sum(self._taken)
-        pongs = len(self._pongs) + len(self._latest)
-        return given + len(self.batch) - sum(self._encrypted) + pongs + sum(map(len, self._queued))
-
-    def taken_of(self, batch: Buffer) -> int:
-        """How many bytes of the last `batch` the OS has taken; what TLS has made of it counts by whole records, for
-        less cannot be decrypted. With `wire` held.
-        """
-        if self.batch is batch or (self._output and self._encrypting is batch):
-            return 0
-        if self._tls is None:
-            return sum(self._taken) if self._sending is batch else len(batch)
-        if not self._sending or self._sending_of is not batch:
-            return len(batch)
-        return min(len(batch), data_in_records(memoryview(self._sending)[: sum(self._taken)]))
 
     def has_ended(self) -> bool:
         """Whether the server has ended the stream already and nothing is left to read: then `receive` says so at once.
@@ -403,7 +256,7 @@ class Transport:
             if not self._drained:
                 try:
                     data = self._sock.recv(self._read_size)
-                except _WOULD_BLOCK:
+                except WOULD_BLOCK:
                     pass
                 else:
                     break
@@ -429,5 +282,5 @@ class Transport:
             flushed = self.flush()
         except OSError:  # the reader still has data to deliver; the next write meets the error again
             flushed = False
-        if not flushed and self.on_unsent is not None:
-            self.on_unsent()
+        if not flushed and self._on_unsent is not None:
+            self._on_unsent()

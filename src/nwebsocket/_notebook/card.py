@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .._base.clock import monotonic
 from .._base.escape import escaped
-from .._connection.bridge import Ending
+from .._connection.life import Ending
 from .._connection.phase import ReadyState
 from ..close_codes import CloseCode
 
@@ -58,7 +58,7 @@ def card(name: str, inside: Inside | None) -> str:
     bridge = inside.bridge
     ending, _ = bridge.to_be_heard()
     state = inside.callbacks.visible_state()
-    failed = state is ReadyState.CLOSED and bridge.ending is not None and bridge.ending.error is not None
+    failed = state is ReadyState.CLOSED and bridge.life.ending is not None and bridge.life.ending.error is not None
     parts = [
         _head(_FAILED if failed else _DOTS[state], state.name, name, inside.url.shown),
         _grid(_rows(inside, ending)),
@@ -89,7 +89,7 @@ def _grid(rows: Iterator[tuple[str, str]]) -> str:
 
 def _rows(inside: Inside, ending: Ending | None) -> Iterator[tuple[str, str]]:
     bridge, session = inside.bridge, inside.session
-    opened_at, ended_at = bridge.opened_at, bridge.ended_at
+    opened_at, ended_at = bridge.life.opened_at, bridge.life.ended_at
     if opened_at is not None:
         if ended_at is None:
             yield "open for", duration(monotonic() - opened_at)
@@ -98,28 +98,28 @@ def _rows(inside: Inside, ending: Ending | None) -> Iterator[tuple[str, str]]:
     if session.subprotocol:
         yield "sub-protocol", session.subprotocol
     sent, received = bridge.bytes_on_wire()
-    yield "sent", f"{_count(bridge.messages_sent, 'message')} · {size(sent)} on the wire"
-    waiting = f" · {bridge.inbox_length:,} not taken yet" if bridge.inbox_length else ""
-    yield "received", f"{_count(bridge.messages_received, 'message')} · {size(received)} on the wire{waiting}"
+    yield "sent", f"{_count(bridge.outgoing.accepted_messages, 'message')} · {size(sent)} on the wire"
+    waiting = f" · {len(bridge.inbox.messages):,} not taken yet" if len(bridge.inbox.messages) else ""
+    yield "received", f"{_count(bridge.inbox.received, 'message')} · {size(received)} on the wire{waiting}"
     if session.keepalive.latency is not None:
         yield "latency", latency(session.keepalive.latency)
-    if bridge.keeps:
+    if bridge.comes_back:
         yield from _of_reconnecting(inside.supervisor.bridge, inside.supervisor.backoff.retry_count)
     if ending is not None:
-        yield "closed" if bridge.ending is not None else "last close", _how(ending, inside.url.shown)
+        yield "closed" if bridge.life.ending is not None else "last close", _how(ending, inside.url.shown)
 
 
 def _of_reconnecting(bridge: OutboxBridge, attempts: int) -> Iterator[tuple[str, str]]:
     """What a ReconnectingWebSocket has more."""
     if attempts:
         yield "attempts", f"{attempts:,} since the last lasting connection"
-    if bridge.state is ReadyState.CONNECTING and bridge.next_attempt_at is not None:
+    if bridge.life.state is ReadyState.CONNECTING and bridge.next_attempt_at is not None:
         seconds = bridge.next_attempt_at - monotonic()
         yield "next attempt", f"in {duration(seconds)}" if seconds > 0 else "now"
-    if bridge.kept:
-        yield "outbox", f"{_count(len(bridge.kept), 'message')} · {size(bridge.kept_bytes)}"
-    if bridge.at_risk:
-        yield "at risk", _count(bridge.at_risk, "message")
+    if bridge.outgoing.kept:
+        yield "outbox", f"{_count(len(bridge.outgoing.kept), 'message')} · {size(bridge.outgoing.kept_bytes)}"
+    if bridge.outgoing.at_risk:
+        yield "at risk", _count(bridge.outgoing.at_risk, "message")
 
 
 def _how(ending: Ending, url: str) -> str:

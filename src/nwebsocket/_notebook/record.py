@@ -28,7 +28,8 @@ from .._protocol.payload import TEXT, Message
 from .._threads import the_loop
 
 if TYPE_CHECKING:
-    from .._connection.bridge import Bridge, Sifter
+    from .._connection.bridge import Bridge
+    from .._connection.inbox import Sifter
     from .._protocol.url import URL
     from ..exceptions import ConnectionClosed
     from ..options import Options
@@ -132,7 +133,7 @@ class Notebook:
         inside = socket._nwebsocket
         bridge = inside.bridge
         record = bridge.sifter
-        if bridge.closed_locally or inside.url.href != url.href or not isinstance(record, Record):
+        if bridge.life.closed_locally or inside.url.href != url.href or not isinstance(record, Record):
             return False
         return record.cell.name != self.cell.name
 
@@ -148,7 +149,7 @@ class Record:
         self.cell = cell
         self._messages: deque[Remembered] = deque(maxlen=REMEMBERED)
         self._next: Sifter | None = bridge.sifter
-        self._send = bridge.send
+        self._send = bridge.sender.send
 
     @property
     def messages(self) -> list[Remembered]:
@@ -188,18 +189,20 @@ class Record:
 class CellCallbacks(Callbacks):
     """Callbacks that print under `cell()`, which is asked before each one."""
 
-    notebook: Notebook
-    cell: Callable[[], Cell]
+    def __init__(self, notebook: Notebook, cell: Callable[[], Cell], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._notebook = notebook
+        self._cell = cell
 
     def run_at_once(self, messages: list[str | bytes]) -> list[str | bytes]:
         return messages  # the usual way, one by one
 
     def _consume(self, owner: Any) -> None:
-        while self._bridge.inbox and self._dispatch_to_hearers(owner):  # each handler by _call()
+        while self._bridge.inbox.messages and self._dispatch_to_hearers(owner):  # each handler by _call()
             pass
 
     def _call(self, name: str, function: Callable[..., Any], *arguments: Any) -> None:
-        self.notebook.call_under(self.cell(), super()._call, name, function, *arguments)
+        self._notebook.call_under(self._cell(), super()._call, name, function, *arguments)
 
 
 _notebook: Notebook | None = None
@@ -224,19 +227,14 @@ def attend(bridge: Bridge, url: URL, options: Options) -> Callable[..., Callback
         return Callbacks
     notebook.hint_at_second_socket(url)
     cell = notebook.cell
-    record = bridge.sifter = Record(cell, bridge)
-    bridge.send = record.send  # type: ignore[method-assign]
+    record = Record(cell, bridge)
+    bridge.sift_by(record)
+    bridge.sender.send_by(record.send)
     the_loop.current().call_later(0, _forget_where_thread_began)
     if options.output is None:
-        return partial(_make_callbacks, notebook, lambda: notebook.cell)
+        return partial(CellCallbacks, notebook, lambda: notebook.cell)
     notebook.check_can_direct()
-    return partial(_make_callbacks, notebook, lambda: cell)
-
-
-def _make_callbacks(notebook: Notebook, cell: Callable[[], Cell], *arguments: Any) -> Callbacks:
-    callbacks = CellCallbacks(*arguments)
-    callbacks.notebook, callbacks.cell = notebook, cell
-    return callbacks
+    return partial(CellCallbacks, notebook, lambda: cell)
 
 
 def _forget_where_thread_began() -> None:

@@ -82,6 +82,7 @@ class Received:
     ``goodbye``   the Close frame to send back, or b""
     ``close``     the server's Close frame
     ``failure``   how the server broke the protocol
+    ``is_more``   whether there is anything but messages
     """
 
     # No default_factory for the lists: it would take as long as all the rest of a small message's parsing.
@@ -91,11 +92,43 @@ class Received:
     goodbye: bytes = b""
     close: PeerClose | None = None
     failure: ProtocolError | None = None
+    is_more: bool = False
 
-    @property
-    def is_more(self) -> bool:
-        """Whether something other than messages has come."""
-        return bool(self.replies or self.pongs or self.close or self.failure)
+    def add(self, more: Received) -> None:
+        """Put behind it what a later receive() brought."""
+        self.messages += more.messages
+        self.pongs += more.pongs
+        if more.replies:
+            self.replies = (self.replies or []) + more.replies
+        self.goodbye, self.close, self.failure = more.goodbye, more.close, more.failure
+        self.is_more = self.is_more or more.is_more
+
+    def reply(self, pong: bytes) -> None:
+        """A Ping has come, which this answers."""
+        if self.replies is None:
+            self.replies = []
+        self.replies.append(pong)
+        self.is_more = True
+
+    def hear(self, pong: bytes) -> None:
+        """A Pong has come, with this payload."""
+        self.pongs.append(pong)
+        self.is_more = True
+
+    def end_with(self, close: PeerClose, goodbye: bytes) -> None:
+        """The server's Close frame has come; ``goodbye`` answers it, if it is not itself an answer."""
+        self.close = close
+        self.goodbye = goodbye
+        self.is_more = True
+
+    def fail(self, failure: ProtocolError) -> None:
+        """The server has broken the protocol."""
+        self.failure = failure
+        self.is_more = True
+
+    def answer_with(self, goodbye: bytes) -> None:
+        """This Close frame tells the server so."""
+        self.goodbye = goodbye
 
     @property
     def answer(self) -> bytes:
@@ -192,14 +225,9 @@ class Protocol:
         """
         received = self.receive_some(data)
         while self.unfinished:
-            more = self.receive_some(b"")
-            received.messages += more.messages
-            received.pongs += more.pongs
-            if more.replies:
-                received.replies = (received.replies or []) + more.replies
-            received.goodbye, received.close, received.failure = more.goodbye, more.close, more.failure
+            received.add(self.receive_some(b""))
         if received.failure is not None:
-            received.goodbye = self.fail()
+            received.answer_with(self.fail())
         return received
 
     def receive_some(self, data: bytes) -> Received:
@@ -216,8 +244,7 @@ class Protocol:
                 return received
             data, self._unread = self._unread, b""
         if lane is not None:
-            lane.room = self._room
-            position = lane.take(data, 0, received.messages)
+            position = lane.take(data, 0, received.messages, self._room)
             self._room = lane.room
             if position < len(data):
                 self._take_turns(lane, data, position, received)
@@ -233,7 +260,7 @@ class Protocol:
             self._leave_unread(data)
             return False
         if lane is not None and lane.held:
-            data, lane.held = lane.held + data, b""
+            data = lane.with_held(data)
         self._unread = data
         return True
 
@@ -252,8 +279,7 @@ class Protocol:
             if not self._parse(others, received):
                 self._leave_unread(data[position:])
                 break
-            lane.room = self._room
-            position = lane.take(data, position, messages)
+            position = lane.take(data, position, messages, self._room)
             self._room = lane.room
 
     def _leave_unread(self, data: bytes) -> None:
@@ -295,9 +321,13 @@ class Protocol:
             code = CloseReason.NORMAL_CLOSURE if reason else CloseReason.NO_STATUS_RCVD
         return self._send_close(events.CloseConnection(code, reason))
 
+    def close_is_sent(self) -> None:
+        """The frame of plain_close() goes out: nothing may follow it."""
+        self.close_sent, self.can_send = True, False
+
     def plain_close(self, code: int | None, reason: str) -> bytes | None:
         """Return what close() would return, if that needs no wsproto: then any thread may ask. It changes nothing: who
-        sends it, sets `close_sent` and `can_send`.
+        sends it, says close_is_sent().
         """
         payload = _plain_close(code, reason) if self.lane is not None else None
         return None if payload is None else close_frame(payload)
@@ -369,26 +399,20 @@ class Protocol:
 
     def _on_ping(self, event: events.Ping, received: Received) -> None:
         if self.can_send:
-            if received.replies is None:
-                received.replies = []
             plain = self.lane is not None
-            received.replies.append(
-                pong_frame(event.payload) if plain else self._established().send(event.response())
-            )
+            received.reply(pong_frame(event.payload) if plain else self._established().send(event.response()))
 
     def _on_pong(self, event: events.Pong, received: Received) -> None:
-        received.pongs.append(bytes(event.payload))
+        received.hear(bytes(event.payload))
 
     def _on_plain_close(self, payload: bytes, received: Received) -> bool:
         """Take in the payload of a Close frame, and answer with the same; False if it is wsproto's after all."""
         close = _parsed_plain_close(payload)
         if close is None:
             return False
-        received.close = close
         self.close_received, self.can_send = True, False
-        if not self.close_sent:
-            self.close_sent, self.can_send = True, False
-            received.goodbye = close_frame(payload)
+        answers, self.close_sent = not self.close_sent, True
+        received.end_with(close, close_frame(payload) if answers else b"")
         return True
 
     def _on_close(self, event: events.CloseConnection, received: Received) -> None:
@@ -401,18 +425,17 @@ class Protocol:
     def _on_peer_close(self, event: events.CloseConnection, received: Received) -> None:
         if self._guard.close_code is not None:
             event = events.CloseConnection(self._guard.close_code, event.reason)
-        received.close = PeerClose(int(event.code), event.reason or "")
         self.close_received, self.can_send = True, False
-        if not self.close_sent:
-            received.goodbye = self._send_close(event.response())
+        goodbye = b"" if self.close_sent else self._send_close(event.response())
+        received.end_with(PeerClose(int(event.code), event.reason or ""), goodbye)
 
     def _on_failure(self, event: events.CloseConnection, received: Received) -> None:
         found = self.deflate.fault or self._guard.fault
         fault = found or fault_in_words(event.reason or "", self._guard.received_code)
         if event.code == CloseCode.MESSAGE_TOO_BIG:
-            received.failure = MessageTooBig(fault)
+            received.fail(MessageTooBig(fault))
         else:
-            received.failure = ProtocolError(f"the server broke the protocol: {fault}", sent_code=int(event.code))
+            received.fail(ProtocolError(f"the server broke the protocol: {fault}", sent_code=int(event.code)))
         self.failed = True
         self._text = self._bytes = None
         self._failed_with = events.CloseConnection(event.code, fault)

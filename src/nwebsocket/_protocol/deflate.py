@@ -60,7 +60,7 @@ class DeflateExtension(PerMessageDeflate):
         self._frame_size = 0  # bytes of the payload of the frame under way
         self._skip = 0  # bytes of that to come which are inflated already
         self._refused: CloseReason | None = None  # why a frame was refused, until wsproto has got it
-        self.inflated: list[bytes] = []
+        self.inflated: list[tuple[int, bytes]] = []
         """The contents of the messages that inflate_message() was asked for and that nobody has taken over yet."""
 
     def enabled(self) -> bool:
@@ -141,20 +141,23 @@ class DeflateExtension(PerMessageDeflate):
         settings = self._settings
         return zlib.compressobj(settings.level, zlib.DEFLATED, -self.client_max_window_bits, settings.mem_level)
 
-    def inflate_message(self, index: int, payload: bytes) -> bytes | None:
-        """Return the content of the message that came compressed in one frame, the `index`-th since `inflated` was
-        cleared; of one larger than `max_size` allows, one byte more than that.
+    def inflate_message(self, number: int, payload: bytes) -> bytes | None:
+        """Return the content of the message that came compressed in one frame, of one larger than `max_size` allows one
+        byte more than that. ``number`` counts these messages since forget().
 
         None if it is damaged, or goes on after the end of a DEFLATE stream: then wsproto is to have the frame.
         """
         inflated = self.inflated
+        index = number - inflated[0][0] if inflated else 0
         if index == len(inflated) and not payload:
-            inflated.append(b"")  # the tail alone would be taken for the rest of what the message before has left open
+            # The tail alone would be taken for the rest of what the message before has left open.
+            inflated.append((number, b""))
         elif index == len(inflated):
             if self._stream is None:
                 self._stream = zlib.decompressobj(-self._window_bits)
             try:
-                inflated.extend(map(self._stream.decompress, (payload + _MESSAGE_TAIL,), (self._limit,)))
+                content = map(self._stream.decompress, (payload + _MESSAGE_TAIL,), (self._limit,))
+                inflated.extend(zip((number,), content))  # noqa: B905  # strict=True would ask for a second one
             except zlib.error as error:
                 self._damaged(error)
                 return None
@@ -164,7 +167,19 @@ class DeflateExtension(PerMessageDeflate):
                 return None
             if stream.eof or self.server_no_context_takeover:
                 self._stream = None
-        return inflated[index]
+        return inflated[index][1]
+
+    def let_go(self, number: int) -> None:
+        """The messages before this one were taken over."""
+        inflated = self.inflated
+        while inflated and inflated[0][0] < number:
+            del inflated[0]
+
+    def forget(self, count: int) -> None:
+        """Forget the first `count` messages, which were taken over; inflate_message() counts from there. On the loop
+        thread.
+        """
+        self.inflated = [(number - count, content) for number, content in self.inflated if number >= count]
 
     def begin_message(self) -> None:
         """Begin with one that inflate_part() is to inflate."""
@@ -189,7 +204,8 @@ class DeflateExtension(PerMessageDeflate):
             self.begin_message()
             self._frame_size, self._skip = payload_length, 0
             if rsv.rsv1 and self.inflated:
-                self._given = self.inflated.pop(0)
+                self._given = self.inflated[0][1]
+                self.forget(1)
         self._inflating = self._compressed and not opcode.iscontrol()
         return _RSV1
 

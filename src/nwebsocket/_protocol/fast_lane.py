@@ -53,9 +53,13 @@ _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 class Inflating(Protocol):
     """What the lane asks of the connection's compression."""
 
-    inflated: list[bytes]
+    inflated: list[tuple[int, bytes]]
 
-    def inflate_message(self, index: int, payload: bytes) -> bytes | None: ...
+    def inflate_message(self, number: int, payload: bytes) -> bytes | None: ...
+
+    def let_go(self, number: int) -> None: ...
+
+    def forget(self, count: int) -> None: ...
 
     def begin_message(self) -> None: ...
 
@@ -69,13 +73,13 @@ class FastLane:
     ``held``      bytes that belong in front of the next ones: at first what came with the handshake, later the
                   beginning of a header
     ``deflate``   inflates compressed messages; None if the connection is without
-    ``room``      how many bytes may still be inflated: take() and take_whole() stop when there is none left. Who calls
-                  take() sets it before; take_whole() is told
+    ``room``      how many bytes may still be inflated: take() and take_whole(), which are told, stop when none are left
     ``deflated``  how many compressed messages take_whole() has found
     """
 
     __slots__ = (
         "_deflate",
+        "_first",
         "_fragmented",
         "_max_short",
         "_max_size",
@@ -93,6 +97,7 @@ class FastLane:
         self.deflated = 0
         self.room = MUCH
         self._deflate = deflate
+        self._first = 0
         self._takes = _PLAIN if deflate is None else _PLAIN + _DEFLATED
         self._max_size = _MAX_LENGTH if max_size is None else max_size
         self._max_short = min(_MAX_SHORT, self._max_size)
@@ -101,30 +106,39 @@ class FastLane:
         self._missing = 0  # bytes to come of wsproto's frame under way
         self._fragmented = False  # is a fragmented message under way?
 
-    def take(self, data: bytes, position: int, messages: list[str | bytes]) -> int:
+    def with_held(self, data: bytes) -> bytes:
+        """Return what was held back, and ``data`` behind it; nothing is held any more."""
+        data, self.held = self.held + data, b""
+        return data
+
+    def take(self, data: bytes, position: int, messages: list[str | bytes], room: int = MUCH) -> int:
         """Append to ``messages`` those that stand in ``data`` from ``position`` on, which is 0 or where `leave` said to
         go on. Return where something for wsproto begins, or the length of ``data``.
         """
+        self.room = room
         if self._unfinished is not None:
             position = self._continue(self._unfinished, data, messages)
         if self._missing or self._fragmented or (self._unfinished is not None and position < len(data)):
             return position
         end = len(data)
-        position = self.take_whole(data, position, end - 1, messages, self.room)
+        position = self.take_whole(data, position, end - 1, messages, room=self.room)
         if self.deflated and self._deflate is not None:
-            del self._deflate.inflated[: self.deflated]
+            self._deflate.forget(self.deflated)
         return position if position == end or self.room <= 0 else self._take_part(data, position)
 
     def take_whole(
-        self, data: bytes, position: int, stop: int, messages: list[str | bytes], room: int = MUCH
+        self, data: bytes, position: int, stop: int, messages: list[str | bytes], first: int = 0, *, room: int = MUCH
     ) -> int:
         """Append to ``messages`` those of the lane's frames that begin before ``stop``, at most the last byte of
         ``data``, and are all there; return where the first thing begins that is not one.
 
-        If the lane is `between_frames`, any thread may do it that holds `wire`. Who has taken the messages over clears
-        the first `deflated` contents of `deflate.inflated`; until then the same call gives the same messages.
+        If the lane is `between_frames`, any thread may do it that holds `wire`. ``first`` is how many compressed ones
+        were taken over since `deflate` was last told to forget() them; the same call gives the same messages again.
         """
         self.room = room
+        self._first = first
+        if first and self._deflate is not None:
+            self._deflate.let_go(first)
         self.deflated = 0
         end, max_short, append = len(data), self._max_short, messages.append
         try:
@@ -155,7 +169,7 @@ class FastLane:
         deflate = self._deflate
         if first not in _DEFLATED or deflate is None or self.room <= 0:
             return False
-        content = deflate.inflate_message(self.deflated, payload)
+        content = deflate.inflate_message(self._first + self.deflated, payload)
         if content is None or len(content) > self._max_size:
             return False
         messages.append(content.decode() if first == _DEFLATED_TEXT else content)
@@ -344,7 +358,7 @@ class _UnfinishedDeflated(_Unfinished):
             return False
         begun = self._decoder.getstate()[0]
         if not self._write(content, last=missing == 0):
-            self._deflate.inflated.append(begun + content)  # enough for wsproto to find the fault
+            self._deflate.inflated.append((0, begun + content))  # enough for wsproto to find the fault
             return False
         self._raw.write(chunk)
         self.missing = missing

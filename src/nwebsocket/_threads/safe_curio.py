@@ -64,7 +64,7 @@ with _lend_names():
 
 # The kernel asks ``time.monotonic``, all that it wants of this module, each time it runs: freezegun would have replaced
 # it. So curio's kernels of the user's own, if there are any, are not frozen either.
-curio.kernel.time = SimpleNamespace(monotonic=monotonic)
+vars(curio.kernel)["time"] = SimpleNamespace(monotonic=monotonic)
 
 __all__ = [
     "CancelledError",
@@ -80,6 +80,7 @@ __all__ = [
     "current_task",
     "disable_cancellation",
     "epoll_descriptor",
+    "forbid_cancellation",
     "in_thread",
     "sleep",
     "spawn",
@@ -101,6 +102,11 @@ async def before(deadline: float | None, coroutine: Coroutine[Any, Any, T]) -> T
         return await coroutine
     finally:
         await _unset_timeout(previous)
+
+
+def forbid_cancellation(task: Task) -> None:
+    """Have ``task``, the caller's, not be cancelled any more: as disable_cancellation() does, which asks the kernel."""
+    vars(task)["allow_cancel"] = False
 
 
 async def in_thread(function: Callable[[], T], name: str) -> T:
