@@ -153,6 +153,30 @@ def test_counts_that_several_locks_guard_change_in_one_step() -> None:
     assert not [ast.unparse(each) for each in changes if any(isinstance(node, ast.Call) for node in ast.walk(each))]
 
 
+def test_no_field_is_assigned_from_outside_its_object() -> None:
+    """What two objects need together is asked for by a method that says what happens."""
+    outside = []
+    for name, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)):
+                continue
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                outside.append(f"{name}:{node.lineno} {ast.unparse(node)}")
+    assert outside == []
+
+
+def test_no_function_is_longer_than_can_be_read() -> None:
+    long = []
+    for name, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                words = ast.get_docstring(node, clean=False)
+                lines = (node.end_lineno or 0) - node.lineno + 1 - (words.count("\n") + 1 if words else 0)
+                if lines > 50:
+                    long.append(f"{name}:{node.name} {lines}")
+    assert long == []
+
+
 def test_the_protocol_does_no_input_or_output() -> None:
     pure = [name for name in MODULES if room_of(name) == "_protocol" and name != "_protocol.found_numpy"]
     assert len(pure) > 10

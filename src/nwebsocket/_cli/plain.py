@@ -36,7 +36,7 @@ def talk_plainly(ws: WebSocket) -> None:
     """Talk until either side closes. Raises Failed or Stopped unless that is well."""
     screen, typed = PlainScreen(), Typed(ws)
     if isinstance(ws, ReturningWebSocket):
-        ws.say = screen.say
+        ws.say_by(screen.say)
 
     def obey(line: str | bytes) -> None:
         try:

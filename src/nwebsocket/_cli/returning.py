@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nwebsocket import CloseEvent, ReconnectingWebSocket
 
 from .ending import complain, describe, in_options, without_query
@@ -11,7 +13,11 @@ from .format import count
 class ReturningWebSocket(ReconnectingWebSocket):
     """``say``  called with what there is to say, on the thread of the callbacks."""
 
-    say = staticmethod(complain)
+    say: Callable[[str], None] = staticmethod(complain)
+
+    def say_by(self, say: Callable[[str], None]) -> None:
+        """Have ``say`` called from now on."""
+        self.say = say
     _retry_in: float | None = None
     _away = False
     _told_risk = 0

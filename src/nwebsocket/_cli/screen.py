@@ -55,7 +55,7 @@ def _keyboard() -> Input:
     edit lines by itself, would be echoed into it, and Ctrl-D be lost.
     """
     keyboard = create_input()
-    keyboard.cooked_mode = nullcontext  # type: ignore[method-assign]
+    vars(keyboard)["cooked_mode"] = nullcontext
     return keyboard
 
 
@@ -95,7 +95,7 @@ class Screen:
         self._lines = asyncio.Queue()
         await self._say(greeting(self._ws))
         if isinstance(self._ws, ReturningWebSocket):
-            self._ws.say = self.say_soon
+            self._ws.say_by(self.say_soon)
         threading.Thread(target=self._receive_all, name="messages", daemon=True).start()
         obeying = self._loop.create_task(self._obey_all())
         try:
@@ -271,13 +271,12 @@ def talk(ws: WebSocket) -> None:
 @contextmanager
 def _log_above(screen: Screen) -> Iterator[None]:
     """Have what goes to the log, if it is written at all, appear above the prompt meanwhile."""
-    logger = logging.getLogger("nwebsocket")
-    before = logger.handlers
-    above = _AbovePrompt(screen)
+    handlers = logging.getLogger("nwebsocket").handlers
+    before, above = handlers.copy(), _AbovePrompt(screen)
     for handler in before:
         above.setFormatter(handler.formatter)
-        logger.handlers = [above]
+        handlers[:] = [above]
     try:
         yield
     finally:
-        logger.handlers = before
+        handlers[:] = before

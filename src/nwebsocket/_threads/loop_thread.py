@@ -129,7 +129,7 @@ class LoopThread:
         except RuntimeError as error:
             self._alive = False
             self._queue.close()
-            self._kernel._shutdown_funcs = None  # its __del__ would raise
+            self._forget_kernel()
             raise RuntimeError(f"{_CANNOT_START}: {error}") from error
         self.ident = self._thread.ident
 
@@ -196,7 +196,11 @@ class LoopThread:
     def abandon_after_fork(self) -> None:
         """In a forked child, where this loop's thread does not exist: make sure that nobody waits for it."""
         self._alive = False
-        self._kernel._shutdown_funcs = None  # its __del__ would raise
+        self._forget_kernel()
+
+    def _forget_kernel(self) -> None:
+        """Without having run it to its end: its __del__ would raise."""
+        vars(self._kernel)["_shutdown_funcs"] = None
 
     def _run(self) -> None:
         self.ident = get_ident()
