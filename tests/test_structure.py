@@ -177,6 +177,11 @@ def test_no_function_is_longer_than_can_be_read() -> None:
     assert long == []
 
 
+def test_no_class_is_longer_than_can_be_known() -> None:
+    classes = [node for tree in MODULES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert [node.name for node in classes if (node.end_lineno or 0) - node.lineno > 350] == []
+
+
 def test_the_protocol_does_no_input_or_output() -> None:
     pure = [name for name in MODULES if room_of(name) == "_protocol" and name != "_protocol.found_numpy"]
     assert len(pure) > 10

@@ -180,7 +180,8 @@ def test_an_idle_socket_keeps_no_thread_polling(url: str) -> None:
         ws.onmessage = onmessage
         ws.send("more")
         until(lambda: reads_of(ws) >= 20)
-        until(lambda: ws._nwebsocket.callbacks._idle and not ws._nwebsocket.bridge.reader.lent, "it is not given back")
+        thread, reader = ws._nwebsocket.callbacks.thread, ws._nwebsocket.bridge.reader
+        until(lambda: thread.idle and not reader.lent, "it is not given back")
 
 
 def test_what_another_thread_waits_for_comes_while_handlers_read(url: str) -> None:

@@ -44,7 +44,7 @@ def fail_within_init() -> weakref.ref[Any]:
             with pytest.raises(ConnectionFailed) as caught:
                 self.wait_open(LIMIT)
             del caught
-            until(lambda: self._nwebsocket.callbacks._held_notified)
+            until(lambda: self._nwebsocket.callbacks.owner._waits_told)
 
     with refusing_address() as (host, port):
         ws = Slow(f"ws://{host}:{port}/")

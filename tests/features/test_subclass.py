@@ -19,7 +19,7 @@ import pytest
 from peers import LIMIT, Peer, RawServer, close_frame, echo_server, text
 
 from nwebsocket import ConnectionClosed, ConnectionLost, Stats, WebSocket, connect, open_sockets
-from nwebsocket._connection import callbacks as callbacks_module
+from nwebsocket._connection import owner as owner_module
 
 T = TypeVar("T")
 WHERE = pytest.mark.parametrize("where", ["thread", "loop"])
@@ -352,7 +352,7 @@ def test_sockets_may_be_made_in_many_threads_at_once() -> None:
 
 
 def test_an_init_that_takes_long_is_told_why_no_callback_runs(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks_module, "INIT_PATIENCE", 0.05)
+    monkeypatch.setattr(owner_module, "INIT_PATIENCE", 0.05)
     records: list[Any] = []
 
     class Slow(Recording):
@@ -368,7 +368,7 @@ def test_an_init_that_takes_long_is_told_why_no_callback_runs(log: Any, monkeypa
 
 
 def test_an_init_that_is_done_in_time_is_not_warned_about(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks_module, "INIT_PATIENCE", 0.05)
+    monkeypatch.setattr(owner_module, "INIT_PATIENCE", 0.05)
     with RawServer(greet) as server:
         ws = Recording(server.url)
         ws.heard.get(timeout=LIMIT)

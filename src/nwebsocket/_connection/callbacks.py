@@ -1,22 +1,21 @@
-"""Which event a handler hears next, and the thread that runs the handlers of one WebSocket.
+"""Which event a handler of one WebSocket hears next, and that it hears it.
 
 The events of a connection have a fixed order: open, the messages, error, close. An event is run as soon as it is the
 first of those that have a handler; one that has none waits for the first handler of its type. Messages without a
 handler wait for recv() and hold nobody up.
 
-The loop thread and the setters of handlers call `notify()`; the callback thread asks `_next_type()` until it says None.
+The loop thread and the setters of handlers call `notify()`. Then the callback thread (`callback_thread.py`), or the
+loop, calls `run_all()`, which asks `_next_type()` until it says None.
 
 1. Code of the user's runs with no lock held. So what is found out by asking it (`handlers.py`) is acted upon under the
-   lock only if nothing has changed meanwhile: `handlers.changes`, `_notices`.
+   lock only if nothing has changed meanwhile: `handlers.changes`.
 2. What a handler raises is logged, and ends neither the thread nor the dispatching.
 """
 
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable
-from threading import get_ident
 from typing import Any
 
 from .._base import orphan
@@ -33,15 +32,11 @@ from ..events import (
 )
 from ..exceptions import ConnectionClosed, InvalidStateError
 from .bridge import Bridge
+from .callback_thread import CallbackThread
 from .handlers import ATTRIBUTE, Handlers, Listener
 from .outgoing import overfull
+from .owner import Owner
 from .phase import ReadyState
-
-INIT_PATIENCE = 5.0
-"""Seconds that an ``__init__`` may run while events wait, before a warning says why no callback has run yet."""
-
-LATE_HANDLER_PATIENCE = 0.25
-"""Seconds that the callback thread outlives its connection while events wait for a handler: set soon, it runs there."""
 
 
 class Callbacks:
@@ -52,29 +47,17 @@ class Callbacks:
         self._life = bridge.life
         self._origin = origin
         self._on_loop = where == "loop"
-        self._owner = weakref.ref(owner, self._owner_gone)
-        self.handlers = Handlers(self._owner, bridge.lock, defaults)
-        # Held while there are handlers, so that a socket lives as long as it may call them.
-        self._kept_alive: Any = None
-        # How many __init__ are running; callbacks are held until the outermost has returned.
-        self._init_depth = 0
-        self._held_notified = False
+        self.owner = Owner(owner, bridge, lambda _: self.thread.wake())
+        self.handlers = Handlers(self.owner, bridge.lock, defaults)
         # Events that have happened and that no handler has heard yet, but for messages, which the bridge keeps.
         self._pending: set[EventType] = set()
         # Those of them for which there was no handler when it was looked for; every new handler moves them back.
         self._unheard: set[EventType] = set()
         self._end_dispatched = False
         self._shows_open = False
-        self._notices = 0  # calls of notify(); guarded by the bridge's lock, as the next one is
-        self._keepings = 0  # calls of _keep_owner(): the last one decides
         self._paused = False  # on the loop: they have sent too much, here or to others, and wait until it is written
-        self._thread: threading.Thread | None = None
-        self._thread_ident: int | None = None
+        self.thread = CallbackThread(bridge, self)
         self._running = False
-        # The callback thread sleeps, or is about to, on `_wakeup`; guarded by the bridge's lock.
-        self._idle = False
-        self._wakeup = threading.Lock()
-        self._wakeup.acquire()
 
     # ---- handlers
 
@@ -106,36 +89,10 @@ class Callbacks:
         """Whether somebody listens to messages, on the callback thread."""
         return not self._on_loop and self.handlers.hear_messages()
 
-    # ---- the constructor
-
-    def init_entered(self) -> None:
-        self._init_depth += 1
-
     def init_left(self) -> None:
         """When the outermost __init__ has returned, callbacks may run."""
-        self._init_depth -= 1
-        if self._init_depth == 0:
+        if self.owner.leave_init():
             self._handlers_changed()
-
-    def _hold(self) -> None:
-        if not self._held_notified:
-            self._held_notified = True
-            callbacks = weakref.ref(self)  # which may have ended long before
-
-            def warn_if_held() -> None:
-                alive = callbacks()
-                if alive is not None:
-                    alive._warn_if_held()
-
-            self._bridge.call_later(INIT_PATIENCE, warn_if_held)
-
-    def _warn_if_held(self) -> None:
-        if self._init_depth:
-            log.warning(
-                "%s.__init__ has been running for %g s: callbacks run only after it has returned",
-                type(self._owner()).__name__,
-                INIT_PATIENCE,
-            )
 
     # ---- what happened
 
@@ -154,8 +111,8 @@ class Callbacks:
         """Run the message handler for messages that have just come, with callbacks="loop" and nothing in the inbox;
         return those for which this cannot be done: they go the usual way, by notify(). This one is faster.
         """
-        owner, handlers = self._owner(), self.handlers
-        if self._pending or self._init_depth or self._running or owner is None:
+        owner, handlers = self.owner(), self.handlers
+        if self._pending or self.owner.inits or self._running or owner is None:
             return messages
         self._running = True
         try:
@@ -191,17 +148,16 @@ class Callbacks:
 
     def notify(self) -> None:
         """There may be something to run, or somebody new to hear it. From any thread."""
-        if self._init_depth:
-            self._hold()
+        if self.owner.inits:
+            self.owner.waits()
         elif self._on_loop:
             self._notify_loop()
         else:
-            self._notify_thread()
+            self.thread.notify()
 
     def come_and_read(self) -> None:
         """The socket is lent: the callback thread, if it sleeps, shall read it."""
-        with self._bridge.lock:
-            self._wake_thread()
+        self.thread.wake()
 
     def ended(self) -> None:
         """The connection is over, and everything that happened has been said; from the loop thread."""
@@ -209,133 +165,52 @@ class Callbacks:
         self._keep_owner()
 
     def _keep_owner(self) -> None:
-        """A socket with handlers lives until it has heard everything; without, nobody but its user holds it."""
-        with self._bridge.lock:
-            self._keepings += 1
-            number = self._keepings
+        self.owner.keep(self._may_hear_more)
+
+    def _may_hear_more(self) -> bool:
         over = self._life.ending is not None and self._next_type() is None
-        listening = not over and any(map(self.handlers.hear, EVENT_TYPES))
-        owner = self._owner() if listening else None
-        with self._bridge.lock:
-            if number == self._keepings:  # else another thread has looked later
-                owner, self._kept_alive = self._kept_alive, owner
-        del owner  # without the lock: it may have been the last reference
+        return not over and any(map(self.handlers.hear, EVENT_TYPES))
 
-    def _notify_thread(self) -> None:
-        with self._bridge.lock:
-            self._notices += 1
-            if self._thread is not None:
-                self._wake_thread()
-                return
-        if self._next_type() is None:
-            return
-        try:
-            with self._bridge.lock:
-                if self._thread is not None:
-                    self._wake_thread()
-                    return
-                self._thread = threading.Thread(target=self._run_thread, name="nwebsocket-callbacks", daemon=True)
-        except BaseException:
-            self._bridge.post(self._start_thread)
-            raise
-        # Not on the main thread: a signal handler that interrupts start() breaks the thread.
-        if get_ident() != threading.main_thread().ident or not self._bridge.post(self._start_thread):
-            self._start_thread_here()
+    # ---- what the thread asks
 
-    async def _start_thread(self) -> None:
-        if self._thread is None:
-            self.notify()
-        else:
-            self._start_thread_here()
+    def has_next(self) -> bool:
+        """Whether there is something to run."""
+        return self._next_type() is not None
 
-    def _start_thread_here(self) -> None:
-        thread = self._thread
-        if thread is None or thread.ident is not None:
-            return
-        try:
-            thread.start()
-        except RuntimeError:
-            # No more threads: the system's limit is reached, or the interpreter is exiting (Python 3.12+).
-            if threading.main_thread().is_alive():
-                log.warning("no thread can be started for callbacks: they run on the loop thread")
-            self._thread = None
-            self._on_loop = True
-            self._notify_loop()
+    def is_done(self) -> bool:
+        """Whether there never will be: the connection has ended and no event is left, with a handler or without; or the
+        socket is gone. With the lock held.
+        """
+        left = self._pending or self._unheard or self._bridge.inbox.messages
+        return self.owner() is None or (self._life.ending is not None and not left)
 
-    def _run_thread(self) -> None:
-        self._thread_ident = get_ident()
-        while True:
-            self._run_all()
-            self._bridge.write_now()
-            self._bridge.lead(None)
-            notices = self._notices
-            if self._next_type() is not None:
-                continue
-            with self._bridge.lock:
-                if notices != self._notices:
-                    continue
-                if self._owner() is None or self._all_heard():
-                    break
-                self._idle = True
-                patience = -1 if self._life.ending is None else LATE_HANDLER_PATIENCE
-            if patience > 0:
-                self._bridge.wake()  # wait_closed() waits for just this
-            self._bridge.want_socket_back()
-            if not self._wakeup.acquire(timeout=patience) and self._stays_idle():
-                break
-        self._finish_thread()
-
-    def _all_heard(self) -> bool:
-        """Whether the connection has ended and no event is left, with a handler or without."""
-        return self._life.ending is not None and not (self._pending or self._unheard or self._bridge.inbox.messages)
-
-    def _owner_gone(self, _: object) -> None:
-        with self._bridge.lock:
-            self._wake_thread()
-
-    def _wake_thread(self) -> None:
-        idle, self._idle = self._idle, False
-        if idle:
-            self._wakeup.release()
-
-    def _stays_idle(self) -> bool:
-        """Whether nobody woke the thread between its time-out and now."""
-        with self._bridge.lock:
-            idle, self._idle = self._idle, False
-            if not idle:
-                self._wakeup.acquire()
-            return idle
-
-    def _finish_thread(self) -> None:
-        with self._bridge.lock:
-            self._thread = None
-            self._thread_ident = None
-        self._bridge.wake()
-        self.notify()  # a handler set in this very moment is not forgotten
+    def run_without_thread(self) -> None:
+        """There are no more threads: the loop's has to do."""
+        self._on_loop = True
+        self._notify_loop()
 
     def _notify_loop(self) -> None:
         if self._paused:
             return
         if the_loop.is_loop_thread() and not self._running:
-            self._run_all()
+            self.run_all()
             self._bridge.wake()
         elif not self._bridge.post(self._run_on_loop) and threading.main_thread().is_alive():
             the_loop.current().post(self._run_on_loop)  # a handler that is set after the loop has ended
 
     async def _run_on_loop(self) -> None:
         if not self._running and not self._paused:
-            self._run_all()
+            self.run_all()
             self._bridge.wake()
 
     def after_fork_in_child(self) -> None:
         """There is no callback thread in the child, and nothing to hear: the events are the parent's."""
         self._pending.clear()
         self._unheard.clear()
-        self._running = self._idle = False
+        self._running = False
         self._end_dispatched = True
-        self._thread = self._thread_ident = self._kept_alive = None
-        self._wakeup = threading.Lock()
-        self._wakeup.acquire()
+        self.owner.let_go()
+        self.thread.after_fork_in_child()
 
     # ---- running
 
@@ -343,7 +218,7 @@ class Callbacks:
         """Whether the caller is one of this socket's handlers."""
         if self._on_loop:
             return self._running and the_loop.is_loop_thread()
-        return get_ident() == self._thread_ident
+        return self.thread.is_current()
 
     def end_unheard(self) -> bool:
         """Whether the connection has ended and neither its error nor its close has been heard."""
@@ -351,7 +226,7 @@ class Callbacks:
 
     def settled(self) -> bool:
         """Nothing is running, and nothing waits that could run now."""
-        if self._init_depth:
+        if self.owner.inits:
             return True
         # In this order: whoever runs them says so before he takes any.
         return self._next_type() is None and not self._running
@@ -393,11 +268,12 @@ class Callbacks:
             self._bridge.announced()
         return False
 
-    def _run_all(self) -> None:
+    def run_all(self) -> None:
+        """Run the handlers of all events that have some."""
         self._running = True
         try:
             while not self._paused and (event_type := self._next_type()) is not None:
-                owner = self._owner()
+                owner = self.owner()
                 if owner is None:
                     return
                 if event_type == "message":
@@ -505,21 +381,14 @@ class Callbacks:
             self._log_exception(name, error)
 
     def _log_exception(self, name: str, error: BaseException) -> None:
-        owner = type(self._owner()).__name__
+        owner = self.owner.name
         if self._on_loop:
             orphan.end(error)
-        if self._is_late(error):
+        if _is_late(self._bridge, error):
             log.info("the handler %s of %s came too late: %s", name, owner, error)
         else:
             log.exception("exception in the handler %s of %s", name, owner)
 
-    def _is_late(self, error: BaseException) -> bool:
-        """Whether it is no fault of the handler's: the program has closed the socket, or the connection for which the
-        handler was called is lost, and the next one will call it again.
-        """
-        if isinstance(error, ConnectionClosed):
-            return error.closed_first == "client" and self._life.closed_locally
-        return isinstance(error, InvalidStateError) and self._bridge.has_refused(error)
 
 
 def _call_with_or_without(handler: Callable[..., Any], event: Event) -> None:
@@ -528,3 +397,12 @@ def _call_with_or_without(handler: Callable[..., Any], event: Event) -> None:
         handler(event)
     else:
         handler()
+
+
+def _is_late(bridge: Bridge, error: BaseException) -> bool:
+    """Whether it is no fault of the handler's: the program has closed the socket, or the connection for which it was
+    called is lost, and the next one will call it again.
+    """
+    if isinstance(error, ConnectionClosed):
+        return error.closed_first == "client" and bridge.life.closed_locally
+    return isinstance(error, InvalidStateError) and bridge.has_refused(error)

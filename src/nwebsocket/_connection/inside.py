@@ -53,7 +53,7 @@ class Inside:
         """An __init__ of the socket's class, or of a base, begins."""
         self.init_depth += 1
         if self.started:
-            self.callbacks.init_entered()
+            self.callbacks.owner.enter_init()
 
     def leave_init(self) -> None:
         """It has ended."""
@@ -110,7 +110,7 @@ class Inside:
     def launch(self, owner: WebSocket, session: Session, run: Command) -> None:
         """Have `run` live the socket's life on the loop thread, of which `session` is the first connection's."""
         for _ in range(self.init_depth):
-            self.callbacks.init_entered()
+            self.callbacks.owner.enter_init()
         self.started = True
         sockets.register(owner, self)
         self.bridge.start(session, run)

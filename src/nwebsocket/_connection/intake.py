@@ -322,6 +322,11 @@ class Intake:
         overfull.clear()
 
     @property
+    def is_lent(self) -> bool:
+        """Whether another thread reads."""
+        return self._reader is not None and self._reader.lent
+
+    @property
     def waits_for_room(self) -> bool:
         """Whether reading has stopped until resume_reading()."""
         return self._room is not None

@@ -11,12 +11,9 @@ task, which waits for the socket, and one timer.
 
 from __future__ import annotations
 
-import ssl
-
 from .._base.clock import monotonic
 from .._base.log import log
 from .._base.logger import repr_of
-from .._network.tls import error_in_words
 from .._network.transport import Transport
 from .._protocol.connection import PeerClose, Protocol
 from .._protocol.keepalive import Keepalive
@@ -25,13 +22,14 @@ from .._threads import the_loop
 from .._threads.loop_thread import Timer
 from .._threads.safe_curio import CancelledError, Task, current_task, forbid_cancellation, spawn
 from ..events import EventType
-from ..exceptions import Cancelled, ConnectionLost, KeepaliveTimeout, ProtocolError, Side, WebSocketError
+from ..exceptions import Cancelled, ConnectionLost, KeepaliveTimeout, ProtocolError, WebSocketError
 from ..options import Options
 from .bridge import Bridge
 from .callbacks import Callbacks
 from .intake import Intake
 from .life import Ending, describe
 from .opening import Opening
+from .outcome import Outcome
 from .phase import Phase
 from .writer import Writer
 
@@ -73,12 +71,10 @@ class Session:
         self._waits_to_write = False
         self._write_failed = False
         self._timer: Timer | None = None
-        self._received_before = 0  # bytes, when the timer came last
         # When opening, or closing, is given up; None while the connection is open.
         self._deadline: float | None = None
         self._given_up = False
-        self._peer_close: PeerClose | None = None
-        self._error: WebSocketError | None = None
+        self._outcome = Outcome()
         self._shut_down = False  # we have said that nothing more will be sent
 
     # ---- any thread
@@ -109,13 +105,13 @@ class Session:
             await self._open_within_limits()
             await self._serve()
         except WebSocketError as error:
-            self._error = error
+            self._outcome.fail(error)
         except CancelledError:
             if not self._given_up:
-                self._error = self._error or ConnectionLost("the loop thread has ended")
+                self._outcome.fail_unless_failed(ConnectionLost("the loop thread has ended"))
         except Exception as error:
             log.exception("internal error")
-            self._error = ConnectionLost(f"internal error: {repr_of(error)}")
+            self._outcome.fail(ConnectionLost(f"internal error: {repr_of(error)}"))
         forbid_cancellation(self._task)
         await self._end()
 
@@ -177,15 +173,9 @@ class Session:
             await self.arm()
             await self._intake.run()
         except OSError as error:
-            self._lost(error)
+            self._outcome.lost(error, by_us=self._closed_first)
         finally:
             self._serving = False
-
-    def _lost(self, error: OSError) -> None:
-        if self._error is None and self._peer_close is None:
-            kind = "TLS failed" if isinstance(error, ssl.SSLError) else "the connection was lost"
-            lost = ConnectionLost(f"{kind}: {error_in_words(error)}", closed_first=self._closed_first)
-            self._error = lost.because_of(error)
 
     async def _end(self) -> None:
         if self._timer is not None:
@@ -207,23 +197,13 @@ class Session:
         conclude(self._bridge, self._callbacks, ending, self.where)
 
     @property
-    def _closed_first(self) -> Side | None:
-        """Who sent the first Close frame."""
-        if self._protocol is not None and (self._writer.closed or self._protocol.failed):
-            return "client"
-        return None if self._peer_close is None else "server"
+    def _closed_first(self) -> bool:
+        """Whether the first Close frame of both sides' is ours."""
+        return self._protocol is not None and (self._writer.closed or self._protocol.failed)
 
     def _ending(self) -> Ending:
-        if self._error is None and self._peer_close is None:
-            self._error = ConnectionLost(
-                "the server ended the connection without a Close frame", closed_first=self._closed_first
-            )
-        if self._error is not None:
-            self._error.say_where(self.where)
-            return Ending(1006, "", False, self._closed_first, self._error)
-        assert self._peer_close is not None
         clean = self._protocol is not None and self._protocol.close_sent
-        return Ending(self._peer_close.code, self._peer_close.reason, clean, self._closed_first, None)
+        return self._outcome.ending(self.where, by_us=self._closed_first, clean=clean)
 
     async def _close_transport(self) -> None:
         assert self._transport is not None
@@ -232,11 +212,6 @@ class Session:
             await self._transport.close()
         else:
             await self._transport.abort()
-
-    @property
-    def _draining(self) -> bool:
-        """Whether nothing more is expected of the peer but the end of the stream."""
-        return self._life.phase is Phase.DRAINING
 
     # ---- writing
 
@@ -259,7 +234,7 @@ class Session:
             if await current_task() is self._task:
                 raise  # run() sees to it
             log.exception("internal error")
-            self._error = self._error or ConnectionLost(f"internal error: {repr_of(error)}")
+            self._outcome.fail_unless_failed(ConnectionLost(f"internal error: {repr_of(error)}"))
             await self._give_up()
 
     async def _write(self) -> None:
@@ -272,7 +247,9 @@ class Session:
         while done and self._say_goodbye():
             done = writer.write()
         if self._deadline is not None:
-            await self._closing_goes_on(progress=transport.sent > sent)
+            if transport.sent > sent and not self._shut_down:
+                self._deadline = monotonic() + self._options.close_timeout
+            await self.arm()
         if writer.error is not None:
             await self._writing_failed()
         elif not done:
@@ -311,8 +288,7 @@ class Session:
 
     async def drain(self, close: PeerClose | None, failure: ProtocolError | None) -> None:
         """Nothing is left to hear, and only our Close frame to say: then the server should end the connection."""
-        self._peer_close = close
-        self._error = failure or self._error
+        self._outcome.closed(close, failure)
         self._life.enter(Phase.DRAINING)
         self._deadline = monotonic() + self._options.close_timeout
         await self.write()
@@ -323,28 +299,16 @@ class Session:
 
         Returns whether there is something new to write.
         """
-        protocol, transport, request = self._protocol, self._transport, self._life.close_request
-        assert protocol is not None
-        assert transport is not None
-        with transport.wire:
-            if self._writer.may_send():
-                if self._bridge.outgoing.waits() or not (protocol.failed or request is not None):
-                    return False
-                frame = protocol.fail() if protocol.failed or request is None else protocol.close(*request)
-                self._writer.close_first(frame)
-                return True
-            if self._draining and not self._shut_down:
-                self._shut_down = True
-                self._deadline = None
-                if not transport.has_ended():  # else closing the socket says it
-                    transport.shutdown()
-                    self._deadline = monotonic() + END_TIMEOUT
+        if self._writer.close_if_due(self._life.close_request):
+            return True
+        if self._life.phase is Phase.DRAINING and not self._shut_down and self._writer.is_over():
+            assert self._transport is not None
+            self._shut_down = True
+            self._deadline = None
+            if not self._transport.has_ended():  # else closing the socket says it
+                self._transport.shutdown()
+                self._deadline = monotonic() + END_TIMEOUT
         return False
-
-    async def _closing_goes_on(self, *, progress: bool) -> None:
-        if progress and not self._shut_down:
-            self._deadline = monotonic() + self._options.close_timeout
-        await self.arm()
 
     async def _writing_failed(self) -> None:
         """What the server has sent before may still be there to read, its Close frame above all."""
@@ -361,11 +325,12 @@ class Session:
             self._deadline = now + END_TIMEOUT
             return
         writer = self._writer
-        if self._write_failed and not self._draining:
+        if self._write_failed and self._life.phase is not Phase.DRAINING:
             assert writer.error is not None
-            self._lost(writer.error)
-        elif not self._draining:
-            self._error = ConnectionLost(self._unanswered(), closed_first="client")
+            self._outcome.lost(writer.error, by_us=self._closed_first)
+        elif self._life.phase is not Phase.DRAINING:
+            unanswered = _unanswered(self._bridge.outgoing.buffered, self._options.close_timeout)
+            self._outcome.fail(ConnectionLost(unanswered, closed_first="client"))
         await self._give_up()
 
     async def _give_up(self) -> None:
@@ -373,12 +338,6 @@ class Session:
         self._given_up = True
         self._deadline = None
         await self._task.cancel(blocking=False)
-
-    def _unanswered(self) -> str:
-        within = f"within close_timeout={self._options.close_timeout:g} s"
-        if unsent := self._bridge.outgoing.buffered:
-            return f"the server took none of the {unsent:,} bytes still to be sent before the Close frame {within}"
-        return f"the server did not answer the Close frame {within}"
 
     # ---- time
 
@@ -407,26 +366,18 @@ class Session:
         if not self._serving:
             return
         now = monotonic()
-        self._hear_of_lent(now)
+        self.keepalive.heard_in_all(self.bytes_received, now, counts=self._intake.is_lent)
         if self._deadline is None and self._life.close_request is not None:
             self._deadline = self._life.close_requested_at + self._options.close_timeout
         if self._deadline is not None:
             if now >= self._deadline:
                 await self._closing_timed_out(now)
         elif (due := self.keepalive.due(now)) == "dead":
-            self._error = KeepaliveTimeout(self.keepalive.silence)
+            self._outcome.fail(KeepaliveTimeout(self.keepalive.silence))
             await self._give_up()
         elif due == "ping":
             await self._send_ping(self.keepalive.keepalive_ping(now))
         await self.arm()
-
-    def _hear_of_lent(self, now: float) -> None:
-        """While another thread reads, what it has read is life, too."""
-        reader, transport = self._bridge.reader, self._transport
-        if transport is not None and transport.received != self._received_before:
-            self._received_before = transport.received
-            if reader is not None and reader.lent:
-                self.keepalive.heard(now)
 
     async def ping(self, waiting: list[float]) -> None:
         """Send a ping; the latency is appended to `waiting` when it is answered (command)."""
@@ -435,15 +386,9 @@ class Session:
         await self._send_ping(self.keepalive.ping(monotonic(), waiting))
 
     async def _send_ping(self, payload: bytes) -> None:
-        assert self._protocol is not None
-        assert self._transport is not None
-        with self._transport.wire:
-            if not self._writer.may_send():
-                return
-            self._transport.send(self._protocol.ping(payload))
-            self._bridge.pinged(payload)
-        self._trace(">", "ping")
-        await self.write()
+        if self._writer.ping(payload):
+            self._trace(">", "ping")
+            await self.write()
 
 
 def conclude(bridge: Bridge, callbacks: Callbacks, ending: Ending, where: str) -> None:
@@ -463,3 +408,10 @@ def conclude(bridge: Bridge, callbacks: Callbacks, ending: Ending, where: str) -
     if not heard and not isinstance(ending.error, Cancelled):
         bridge.call_later(LISTENER_PATIENCE, warn_if_unheard)
     callbacks.ended()
+
+
+def _unanswered(unsent: int, close_timeout: float) -> str:
+    within = f"within close_timeout={close_timeout:g} s"
+    if unsent:
+        return f"the server took none of the {unsent:,} bytes still to be sent before the Close frame {within}"
+    return f"the server did not answer the Close frame {within}"

@@ -177,10 +177,32 @@ class Writer:
             self._transport.send(frame)
             return True
 
-    def close_first(self, frame: bytes) -> None:
-        """Queue the first Close frame of both sides'. With the wire held."""
-        self._transport.send(frame)
-        self.closed = True
+    def close_if_due(self, request: tuple[int | None, str] | None) -> bool:
+        """Queue the first Close frame of both sides', if all messages are out and close() has asked for it, or the
+        connection has failed; return whether that was done.
+        """
+        protocol = self._protocol
+        with self.wire:
+            if not self.may_send() or self._outgoing.waits() or not (protocol.failed or request is not None):
+                return False
+            frame = protocol.fail() if protocol.failed or request is None else protocol.close(*request)
+            self._transport.send(frame)
+            self.closed = True
+            return True
+
+    def is_over(self) -> bool:
+        """Whether nothing may be framed any more."""
+        with self.wire:
+            return not self.may_send()
+
+    def ping(self, payload: bytes) -> bool:
+        """Queue a Ping; False if none may be sent any more."""
+        with self.wire:
+            if not self.may_send():
+                return False
+            self._transport.send(self._protocol.ping(payload))
+            self._bridge.pinged(payload)
+            return True
 
     def close(self) -> None:
         """Write nothing any more, whoever may be about to: the socket will be closed."""

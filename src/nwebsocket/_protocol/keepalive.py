@@ -12,12 +12,13 @@ from typing import Literal
 class Keepalive:
     """The pings of one connection."""
 
-    __slots__ = ("_heard", "_interval", "_paused", "_pinged", "_timeout", "_unanswered", "latency")
+    __slots__ = ("_heard", "_interval", "_paused", "_pinged", "_received", "_timeout", "_unanswered", "latency")
 
     def __init__(self, interval: float | None, timeout: float | None, now: float) -> None:
         self._interval = interval
         self._timeout = timeout
         self._heard = now
+        self._received = 0  # bytes; see heard_in_all()
         # When the keepalive ping of this silence was sent; None while none is needed.
         self._pinged: float | None = None
         # Unanswered pings, oldest first: payload -> when it was sent, and where its sender waits for the latency.
@@ -30,6 +31,13 @@ class Keepalive:
         """Bytes have come."""
         self._heard = now
         self._pinged = None
+
+    def heard_in_all(self, received: int, now: float, *, counts: bool) -> None:
+        """So many bytes have come so far; if more than before, that `counts` as heard now."""
+        if received != self._received:
+            self._received = received
+            if counts:
+                self.heard(now)
 
     def pause(self) -> None:
         """The socket is not being read (back-pressure)."""
