@@ -615,7 +615,7 @@ class TestInterruptedInFramesOf:
     def test_what_follows_refers_only_to_what_was_sent(self, takeover: bool) -> None:
         """The server, which has never had the frames of the interrupted call, understands all others."""
         said = [content_of(message) for message in OUTGOING]
-        for number in range(1, 10_000):
+        for number in range(1, 10_000, 1 if FULL else 5):
             protocol = self.opened(takeover)
             deflate, going_on, frames = protocol.deflate, False, wire(protocol, OUTGOING)
             for place in (number, number // 2 + 1):
