@@ -15,12 +15,15 @@ from typing import Any
 import alarms
 import pytest
 from alarms import Barrage, Interruption, alarm
-from peers import CLOSE, LIMIT, PING, Authority, Frame, Peer, RawServer, close_frame, pong, text
+from peers import CLOSE, LIMIT, PING, Authority, Frame, Peer, RawServer, close_frame, ping, pong, text
 from until import until
 
-from nwebsocket import ConnectionClosed, WebSocket
+from nwebsocket import ConnectionClosed, ReconnectingWebSocket, WebSocket, close_all, open_sockets
 from nwebsocket._connection import bridge as bridge_module
+from nwebsocket._connection.intake import Intake
+from nwebsocket._connection.writer import Writer
 from nwebsocket._network.transport import Transport
+from nwebsocket._protocol.connection import Protocol
 from nwebsocket._protocol.fast_lane import ENABLED
 from nwebsocket._threads import the_loop
 
@@ -324,6 +327,66 @@ def test_an_interrupted_close_is_carried_out_nevertheless(
     with pytest.raises(Interruption):
         ws.close()
     assert ws.wait_closed(LIMIT).wasClean
+
+
+@pytest.mark.skipif(not ENABLED, reason="without the fast lane the loop writes the Close frame")
+@pytest.mark.parametrize("place", [(Writer, "_finish_close"), (Protocol, "close_is_sent")])
+def test_nothing_follows_the_close_frame_of_an_interrupted_close(
+    place: tuple[type, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Ping has come meanwhile: the loop has read it, and waits to answer."""
+    may_ping, has_read, frames = threading.Event(), threading.Event(), list[Frame]()
+    answer, main = Intake._answer, threading.get_ident()
+    (owner, name), original = place, getattr(*place)
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        assert may_ping.wait(LIMIT)
+        peer.send(ping(b"?"))
+        frames.extend(peer.read_until_close())
+        peer.send(close_frame(1000))
+        assert peer.read_eof() == b""
+
+    def noting(intake: Intake, *arguments: Any) -> None:
+        has_read.set()
+        answer(intake, *arguments)
+
+    def interrupted(self: Any, *arguments: Any) -> Any:
+        if threading.get_ident() != main:
+            return original(self, *arguments)
+        monkeypatch.setattr(owner, name, original)
+        may_ping.set()
+        assert has_read.wait(LIMIT)
+        raise Interruption
+
+    with RawServer(script) as server:
+        ws = WebSocket(server.url, compression=None).wait_open(LIMIT)
+        monkeypatch.setattr(Intake, "_answer", noting)
+        monkeypatch.setattr(owner, name, interrupted)
+        with pytest.raises(Interruption):
+            ws.close()
+        assert ws.wait_closed(LIMIT).wasClean
+    assert [frame.opcode for frame in frames] == [CLOSE]
+
+
+@pytest.mark.parametrize("kind", [WebSocket, ReconnectingWebSocket])
+def test_a_constructor_may_be_interrupted_when_its_socket_is_known(
+    echo: str, kind: type[WebSocket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler that closes all sockets, or looks at them, finds nothing missing; nor does what cleans up."""
+    start = bridge_module.Bridge.start
+
+    def interrupted(bridge: bridge_module.Bridge, run: Any) -> None:
+        (ws,) = open_sockets()
+        assert (ws.stats.bytes_sent, ws.protocol, ws.latency) == (0, "", None)
+        assert close_all() == [ws]
+        start(bridge, run)
+        raise Interruption
+
+    monkeypatch.setattr(bridge_module.Bridge, "start", interrupted)
+    with pytest.raises(Interruption):
+        kind(echo)
+    until(lambda: open_sockets() == [])
 
 
 @pytest.mark.usefixtures("no_collection")

@@ -33,7 +33,7 @@ from peers import (
     text,
 )
 
-from nwebsocket import ConnectionClosed, WebSocket
+from nwebsocket import ConnectionClosed, ReconnectingWebSocket, WaitTimeout, WebSocket
 from nwebsocket._connection import sender
 from nwebsocket._connection.intake import Intake
 from nwebsocket._network.transport import Transport
@@ -545,3 +545,21 @@ def test_a_reset_ends_every_send_that_waits_or_goes_on(ca: Authority, tls: bool)
         assert len(raised) == 4
         assert ws.wait_closed(LIMIT).code == 1006
         assert ws.bufferedAmount > 0
+
+
+@pytest.mark.parametrize("size", [5, 5_000])
+@pytest.mark.parametrize("kind", [WebSocket, ReconnectingWebSocket])
+def test_a_ping_that_is_not_taken_makes_no_message_count_as_unsent(
+    echo: str, kind: type[WebSocket], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with kind(echo, compression=None, write_limit=4096) as ws:
+        ws.send(bytes(size))
+        assert ws.recv(LIMIT) == bytes(size)
+        with monkeypatch.context() as patch:
+            patch.setattr(Transport, "flush", lambda *_: False)
+            with pytest.raises(WaitTimeout):
+                ws.ping(0.05)
+            assert ws.bufferedAmount == 0
+            assert not ws._nwebsocket.bridge.outgoing.over_limit()
+        ws.send("y")
+        assert ws.recv(LIMIT) == "y"

@@ -118,9 +118,12 @@ class Bridge:
         self.sifter = sifter
         self.inbox.sift_by(sifter)
 
-    def start(self, session: LoopSide, run: Command) -> None:
-        """Have `run` connect, and all that follows, on the loop thread."""
+    def begin_with(self, session: LoopSide) -> None:
+        """Ask ``session`` for what sessions know, though it does not run yet; before anybody knows the socket."""
         self.session = session
+
+    def start(self, run: Command) -> None:
+        """Have `run` connect, and all that follows, on the loop thread."""
         self._loop.spawn(run)
         if not self._loop.alive:  # it has ended in this moment: its hook may not have known of this connection yet
             self.loop_ended(self._loop)

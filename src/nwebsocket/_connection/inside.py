@@ -109,11 +109,12 @@ class Inside:
 
     def launch(self, owner: WebSocket, session: Session, run: Command) -> None:
         """Have `run` live the socket's life on the loop thread, of which `session` is the first connection's."""
+        self.bridge.begin_with(session)  # first: a signal handler may close all sockets
         for _ in range(self.init_depth):
             self.callbacks.owner.enter_init()
         self.started = True
         sockets.register(owner, self)
-        self.bridge.start(session, run)
+        self.bridge.start(run)
 
     def supervise(self, owner: WebSocket, never: Session, supervisor: Supervisor) -> None:
         """Have `supervisor` live the life of a socket that comes back; ``never`` stands for a connection until then."""

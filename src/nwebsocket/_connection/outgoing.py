@@ -141,7 +141,10 @@ class Outgoing:
         self._written_bytes = self.framed_bytes
         self._written_messages = self.framed_messages
         if len(self.batch) > _SMALL and not self.keeps:
+            # In a row, which nothing interrupts: of an empty batch nothing is unsent.
             self.batch = b""
+            self._bytes_before = self.framed_bytes
+            self._messages_before = self.framed_messages
         if self._waiters.senders or self._held_up:
             self._tell_of_room()
 
@@ -203,6 +206,8 @@ class Outgoing:
         self.batch = b""
         self.number = 0
         self._in_batch = NOTHING_KEPT
+        self._bytes_before = self.framed_bytes
+        self._messages_before = self.framed_messages
 
     def stop(self) -> None:
         """Nothing is written any more; on the loop thread."""

@@ -193,7 +193,10 @@ class Sender:
     def _leave_tail(self) -> bool:
         """Leave the calling thread with what it sends now, if it will be in recv() in a moment."""
         lender = self._lender
-        if lender is None or not lender.lent or not self._tail.leave():
+        if lender is None or not lender.lent:
+            self._tail.is_not_left()
+            return False
+        if not self._tail.leave():
             return False
         lender.watch_tail()
         return lender.lent  # if not any more, the timer may have looked for the last time

@@ -52,11 +52,15 @@ class Tail:
     def leave(self) -> bool:
         """Leave the calling thread with the present one, if it can be trusted; return whether it is."""
         if not self.trusts():
-            self.piece = BURST
+            self.is_not_left()
             return False
         self.piece = FIRST_PIECE
         self.left = True
         return True
+
+    def is_not_left(self) -> None:
+        """The loop writes the present one."""
+        self.piece = BURST
 
     def take(self) -> None:
         """Its thread has come, and writes it."""

@@ -47,7 +47,7 @@ class Writer:
         """Why nothing can be written any more."""
         self.closed = False
         """The Close frame has been given to the transport as the first of both sides': nothing may follow it."""
-        self._close_frame: Buffer = b""  # the one that close_through() writes
+        self._close_frame: Buffer = b""  # that of close_through(), until it is framed
         self._writing = False
 
     def write(self) -> bool:
@@ -137,7 +137,7 @@ class Writer:
 
         If the thread of close_through() was interrupted, its Close frame is the next to be written.
         """
-        if self._close_frame and not self.closed:
+        if self._close_frame:
             self._finish_close()
         return self._protocol.can_send
 
@@ -153,6 +153,8 @@ class Writer:
                 return False
             self._writing = True
             try:
+                # Assignments in a row, which nothing interrupts.
+                self.closed = True
                 self._close_frame = frame
                 self._finish_close()
                 return self._transport.flush(self._outgoing.batch, self._outgoing.number)
@@ -166,7 +168,7 @@ class Writer:
         if self._outgoing.batch is not self._close_frame:
             self._outgoing.has_framed(self._close_frame, 0, 0)
         self._protocol.close_is_sent()
-        self.closed = True
+        self._close_frame = b""
 
     def say_goodbye(self, frame: bytes) -> bool:
         """Queue a Close frame; False if close_through() has just sent one, which nothing may follow."""
