@@ -51,6 +51,7 @@ from nwebsocket._base.log import Trace
 from nwebsocket._connection.bridge import Bridge
 from nwebsocket._connection.opening import Opening
 from nwebsocket._connection.session import Session
+from nwebsocket._threads import the_loop
 from nwebsocket._threads import waiting as waiting_module
 from nwebsocket.options import Options
 
@@ -332,8 +333,12 @@ def test_close_while_connecting_gives_up_at_once(
         result = in_thread(ws.wait_open)
         with pytest.raises(WaitTimeout):
             ws.wait_open(0.1)
+        busy, looked = threading.Event(), threading.Event()
+        the_loop.current().call_later(0, lambda: (busy.set(), looked.wait(LIMIT)))
+        assert busy.wait(LIMIT)  # else the loop may be done with it before we look
         ws.close()
         assert ws.readyState == WebSocket.CLOSING
+        looked.set()
         assert isinstance(result.get(timeout=1), Cancelled)
         assert ws.wait_closed(1).code == 1006
 
