@@ -6,7 +6,11 @@ Every test runs a script in an interpreter of its own (see test_process.py).
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from time import monotonic
 from typing import Any
 
@@ -14,10 +18,11 @@ import pytest
 from peers import LIMIT, echo_server
 from test_process import READY, check_quiet, run
 
-from nwebsocket import WebSocket, connect
+from nwebsocket import ConnectionClosed, WaitTimeout, WebSocket, connect
 from nwebsocket._connection import sender, writer
 from nwebsocket._connection.writer import Writer
-from nwebsocket._protocol.fast_lane import ENABLED
+from nwebsocket._protocol.fast_lane import ENABLED, FastLane
+from nwebsocket._threads import the_loop
 
 needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
@@ -268,6 +273,73 @@ def test_without_memory_for_a_frame_on_the_loop_the_connection_ends_and_says_why
         ws.wait_closed(LIMIT)
     assert "MemoryError" in str(errors[0])
     assert {record.exc_info[0] for record in log.errors()} == {MemoryError}
+
+
+@pytest.mark.skipif(not ENABLED, reason="without the fast lane only the loop thread makes frames")
+@pytest.mark.parametrize("compression", ["deflate", None])
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_without_memory_for_a_frame_of_what_was_accepted_the_loop_tries_again(
+    compression: Any, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def framed(writer: Writer, messages: Any) -> Any:
+        if get_ident() == this_thread:
+            raise MemoryError
+        return frame(writer, messages)
+
+    this_thread, frame, message = get_ident(), Writer._framed, "x" * size
+    with echo_server() as server, connect(server.url, compression=compression) as ws:
+        ws.send("first")
+        assert ws.recv(LIMIT) == "first"
+        monkeypatch.setattr(Writer, "_framed", framed)
+        monkeypatch.setattr(sender, "_PAUSE", LIMIT)  # so the next is accepted, to be written with what follows it
+        with held_loop():
+            ws.send(message)
+            with pytest.raises(WaitTimeout):
+                ws.recv(0.01)
+        assert ws.recv(LIMIT) == message
+        assert ws.stats.messages_sent == 2
+
+
+@pytest.mark.skipif(not ENABLED, reason="without the fast lane only the loop thread reads")
+@pytest.mark.parametrize("compression", ["deflate", None])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_without_memory_for_a_message_the_loop_tries_again_and_says_why(
+    compression: Any, everywhere: bool, monkeypatch: pytest.MonkeyPatch, log: Any
+) -> None:
+    def take_whole(lane: FastLane, *args: Any, **options: Any) -> int:
+        nonlocal tried
+        if everywhere or get_ident() == this_thread:
+            tried += get_ident() == this_thread
+            raise MemoryError
+        return take(lane, *args, **options)
+
+    this_thread, take, tried = get_ident(), FastLane.take_whole, 0
+    with echo_server() as server, connect(server.url, compression=compression) as ws:
+        bridge = ws._nwebsocket.bridge
+        while bridge.reader is None or not bridge.reader.lent:
+            ws.send("first")
+            assert ws.recv(LIMIT) == "first"
+        monkeypatch.setattr(FastLane, "take_whole", take_whole)
+        ws.send("second")
+        if everywhere:
+            with pytest.raises(ConnectionClosed, match="MemoryError"):
+                ws.recv(LIMIT)
+            assert {record.exc_info[0] for record in log.errors()} == {MemoryError}
+        else:
+            assert ws.recv(LIMIT) == "second"
+    assert tried
+
+
+@contextmanager
+def held_loop() -> Iterator[None]:
+    """The loop does nothing meanwhile."""
+    busy, released = threading.Event(), threading.Event()
+    the_loop.current().call_later(0, lambda: (busy.set(), released.wait(LIMIT)))
+    assert busy.wait(LIMIT)
+    try:
+        yield
+    finally:
+        released.set()
 
 
 def no_memory(*_: object, **__: object) -> bytes:

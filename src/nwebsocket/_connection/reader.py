@@ -167,10 +167,11 @@ class Reader:
                     break
             if inbox.unparsed:
                 self._sweep.left.append(self)
-        except BaseException:
+        except BaseException as error:
             # Nobody may have heard of what was read, or come to read the rest; the next loan has a poller of its own.
             self._bridge.intake.ask_to_sift_again()
-            raise
+            if not isinstance(error, MemoryError):  # else the loop tries again, and says why if it must give up
+                raise
         finally:
             if poller is not None:
                 pollers.append(poller)

@@ -221,6 +221,8 @@ class Sender:
             return
         try:
             done = writer.write()
+        except MemoryError:
+            done = False  # it is all accepted: the loop tries again, and says why if it must give up
         except BaseException:
             self._post_flush()
             raise
