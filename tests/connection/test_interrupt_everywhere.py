@@ -123,6 +123,7 @@ class _Monitoring:
 
 def _codes_of_package() -> Iterator[CodeType]:
     assert session  # imported, as all that it needs: the library does so with the first connection only
+    gc.unfreeze()  # or the objects are not all there
     codes = [
         function.__code__
         for function in gc.get_objects()
