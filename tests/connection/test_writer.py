@@ -38,7 +38,8 @@ from nwebsocket._connection import sender
 from nwebsocket._connection.intake import Intake
 from nwebsocket._network.transport import Transport
 from nwebsocket._protocol import fast_lane as fast_lane_module
-from nwebsocket._protocol.connection import Protocol, Received
+from nwebsocket._protocol.connection import Protocol
+from nwebsocket._protocol.received import Received
 from nwebsocket._threads import the_loop
 
 THREADS, EACH = 8, 500

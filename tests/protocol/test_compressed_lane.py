@@ -50,10 +50,11 @@ from test_protocol import (
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 
 from nwebsocket import Deflate
-from nwebsocket._protocol.connection import Protocol, Received
+from nwebsocket._protocol.connection import Protocol
 from nwebsocket._protocol.fast_lane import MUCH, FastLane
 from nwebsocket._protocol.handshake import Request
 from nwebsocket._protocol.payload import Message, message_of
+from nwebsocket._protocol.received import Received
 
 NO_TAKEOVER = "; server_no_context_takeover"
 

@@ -35,8 +35,9 @@ from test_protocol import (
 from wsproto.connection import Connection
 
 from nwebsocket._protocol import fast_lane as fast_lane_module
-from nwebsocket._protocol.connection import Protocol, Received
+from nwebsocket._protocol.connection import Protocol
 from nwebsocket._protocol.handshake import Request
+from nwebsocket._protocol.received import Received
 
 SIZES = (0, 1, 2, 125, 126, 127, 1000, 65_535, 65_536, 70_000)
 SHORT_TEXT = "\ufeffZoë 漢字 🙂"

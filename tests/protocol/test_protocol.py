@@ -16,9 +16,11 @@ from wsproto import ConnectionType, WSConnection, events
 from wsproto.extensions import PerMessageDeflate
 from wsproto.utilities import generate_accept_token
 
-from nwebsocket._protocol.connection import MAX_FRAGMENTS, Protocol, Received, Request
+from nwebsocket._protocol.connection import Protocol, Request
+from nwebsocket._protocol.frame_guard import MAX_FRAGMENTS
 from nwebsocket._protocol.handshake import MAX_BODY_BYTES
 from nwebsocket._protocol.http import MAX_HEAD_BYTES
+from nwebsocket._protocol.received import Received
 from nwebsocket.close_codes import MAX_REASON_BYTES, CloseCode, check_close
 from nwebsocket.exceptions import (
     ConnectionClosed,

@@ -207,7 +207,7 @@ def test_wsproto_has_the_names_that_are_used(name: str) -> None:
 
 
 def test_wsproto_shows_every_frame_to_every_extension_that_is_enabled() -> None:
-    with assumed("wsproto", "when hooks of extensions are called", "_FrameGuard in connection.py, all of deflate.py"):
+    with assumed("wsproto", "when hooks of extensions are called", "FrameGuard in frame_guard.py, all of deflate.py"):
         from wsproto.extensions import Extension
         from wsproto.frame_protocol import RsvBits
 
@@ -283,7 +283,7 @@ def test_wsproto_s_words_for_a_fault_are_known(data: bytes) -> None:
 
 
 def test_wsproto_does_not_know_the_close_code_1014() -> None:
-    with assumed("wsproto", "it refuses a Close frame with 1014", "_FrameGuard.close_code in connection.py may go"):
+    with assumed("wsproto", "it refuses a Close frame with 1014", "FrameGuard.close_code in frame_guard.py may go"):
         (event,) = received(client(), frame(CLOSE, b"\x03\xf6"))
         assert event.code == 1002
 
@@ -313,7 +313,7 @@ def test_wsproto_loses_a_message_after_the_end_of_a_stream() -> None:
 
 
 def test_wsproto_sets_no_limit_to_messages() -> None:
-    with assumed("wsproto", "it takes any size, deflated, too", "_FrameGuard in connection.py, _room() in deflate.py"):
+    with assumed("wsproto", "it takes any size, deflated, too", "FrameGuard in frame_guard.py, _room() in deflate.py"):
         bomb = deflated(bytes(100_000))
         assert len(bomb) < 126
         (event,) = received(deflating_client(), frame(0xC2, bomb))

@@ -285,7 +285,7 @@ class Bridge:
         """How many threads there are that could read the socket: those that wait for a message or for an answer, and
         that of the handlers.
         """
-        return self.waiters.wait_for_messages() + self.handlers.hear_on_thread()
+        return self.waiters.waiting_for_messages() + self.handlers.hear_on_thread()
 
     def wake_leader(self) -> None:
         """The socket is lent: have the thread that waits come and read it."""

@@ -48,7 +48,7 @@ class Callbacks:
         self._origin = origin
         self._on_loop = where == "loop"
         self.owner = Owner(owner, bridge, lambda _: self.thread.wake())
-        self.handlers = Handlers(self.owner, bridge.lock, defaults)
+        self.handlers = Handlers(self.owner.reference, bridge.lock, defaults)
         # Events that have happened and that no handler has heard yet, but for messages, which the bridge keeps.
         self._pending: set[EventType] = set()
         # Those of them for which there was no handler when it was looked for; every new handler moves them back.

@@ -18,8 +18,9 @@ from typing import Protocol as Interface
 from .._base.clock import monotonic
 from .._base.log import log, trace_messages
 from .._network.transport import Transport
-from .._protocol.connection import PeerClose, Protocol, Received
+from .._protocol.connection import Protocol
 from .._protocol.keepalive import Keepalive
+from .._protocol.received import PeerClose, Received
 from .._threads.safe_curio import CancelledError, Event, sleep
 from ..exceptions import ProtocolError
 from ..options import Options
@@ -194,7 +195,7 @@ class Intake:
             self._inbox.count(len(messages))
             if self._trace.on:
                 trace_messages(self._trace, messages)
-            if self._soon and self._lendable and (not self._on_loop or self._waiters.wait_for_messages()):
+            if self._soon and self._lendable and (not self._on_loop or self._waiters.waiting_for_messages()):
                 self._may_lend = len(messages[-1]) < MAX_FRAME and self._bridge.leaders() == 1
             self._deliver(messages)
         if overfull:  # before anybody else reads: it was done callbacks of what has come here

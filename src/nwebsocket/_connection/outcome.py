@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 
 from .._network.tls import error_in_words
-from .._protocol.connection import PeerClose
+from .._protocol.received import PeerClose
 from ..exceptions import ConnectionLost, Side, WebSocketError
 from .life import Ending
 

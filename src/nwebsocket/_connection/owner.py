@@ -20,7 +20,8 @@ class Owner:
     """
 
     def __init__(self, owner: Any, bridge: Bridge, gone: Callable[[Any], None]) -> None:
-        self._reference = weakref.ref(owner, gone)
+        self.reference = weakref.ref(owner, gone)
+        """What calling this calls: the shorter way for who asks at each message."""
         self._bridge = bridge
         # Held while it is `needed`; see keep().
         self._kept: Any = None
@@ -30,12 +31,12 @@ class Owner:
         self._waits_told = False
 
     def __call__(self) -> Any:
-        return self._reference()
+        return self.reference()
 
     @property
     def name(self) -> str:
         """That of its class."""
-        return type(self._reference()).__name__
+        return type(self.reference()).__name__
 
     def keep(self, needed: Callable[[], bool]) -> None:
         """Hold it from now on if it is `needed`: a socket with handlers lives until it has heard everything; without,
@@ -44,7 +45,7 @@ class Owner:
         with self._bridge.lock:
             self._keepings += 1
             number = self._keepings
-        owner = self._reference() if needed() else None
+        owner = self.reference() if needed() else None
         with self._bridge.lock:
             if number == self._keepings:  # else another thread has looked later
                 owner, self._kept = self._kept, owner

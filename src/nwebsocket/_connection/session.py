@@ -15,8 +15,9 @@ from .._base.clock import monotonic
 from .._base.log import log
 from .._base.logger import repr_of
 from .._network.transport import Transport
-from .._protocol.connection import PeerClose, Protocol
+from .._protocol.connection import Protocol
 from .._protocol.keepalive import Keepalive
+from .._protocol.received import PeerClose
 from .._protocol.response import Response
 from .._threads import the_loop
 from .._threads.loop_thread import Timer

@@ -48,7 +48,7 @@ class Waiters:
         """Whether a thread waits for anything but an answer."""
         return bool(self.receivers or self.others or self.senders)
 
-    def wait_for_messages(self) -> int:
+    def waiting_for_messages(self) -> int:
         """How many threads wait for a message or for an answer."""
         return len(self.receivers) + len(self.askers)
 

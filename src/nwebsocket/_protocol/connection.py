@@ -3,11 +3,12 @@
     Request ──> handshake() ──> bytes          bytes ──> receive_response() ──> Response, or HandshakeError
     message(), ping(), close() ──> bytes       bytes ──> receive() ──> Received: messages, pongs, answers, the end
 
-1. Nothing in here knows a socket, a thread or a clock; only this, `handshake.py` and `deflate.py` know wsproto.
+1. Nothing in here knows a socket, a thread or a clock. wsproto is known here, and in `handshake.py`, `deflate.py` and
+   `frame_guard.py`, alone.
 2. No method may be called while another one runs in a second thread: the caller sees to it. Only plain_close() may,
    and `close_sent` may become true at any time.
 3. wsproto parses and builds. What it leaves unchecked is checked here: the head of the server's answer before wsproto
-   gets it (`handshake.py`), the size of messages and frames through its hooks for extensions (`_FrameGuard`).
+   gets it (`handshake.py`), the size of messages and frames through its hooks for extensions (`frame_guard.py`).
 4. Whole messages, which are most, pass wsproto by (`fast_lane.py`), and so does a plain handshake
    (`plain_handshake.py`); nobody can tell but by the time.
 """
@@ -16,20 +17,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from wsproto import events
 from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.extensions import Extension
-from wsproto.frame_protocol import (
-    LOCAL_ONLY_CLOSE_REASONS,
-    CloseReason,
-    FrameDecoder,
-    FrameProtocol,
-    Opcode,
-    RsvBits,
-)
+from wsproto.frame_protocol import LOCAL_ONLY_CLOSE_REASONS, CloseReason
 
 from ..close_codes import CloseCode
 from ..exceptions import (
@@ -44,13 +36,12 @@ from .compression import DEFAULT
 from .deflate import DeflateExtension
 from .fast_lane import ENABLED, MUCH, FastLane
 from .faults import fault_in_words
+from .frame_guard import FrameGuard
 from .framing import close_frame, pong_frame
 from .handshake import Handshake, Request
+from .received import PeerClose, Received
 from .response import Response
 
-__all__ = ["PeerClose", "Protocol", "Received"]
-
-MAX_FRAGMENTS = 131_072
 MAX_CONTROL_BYTES = 125  # as any control frame may carry (RFC 6455 section 5.5)
 
 _CHUNK = 4 * 1024  # bytes given to wsproto at once: it copies all the rest of them after each frame
@@ -59,81 +50,8 @@ _FRAMES = 256  # ... and after so many frames, some milliseconds
 _TURNS = 64  # ... and after so many turns from the lane to wsproto and back
 # ... and after MUCH bytes of messages: a chunk may inflate to a thousand times as much.
 
-_NO_BITS = RsvBits(False, False, False)
-
 # The codes of which wsproto makes nothing else: the registered ones that it knows, and those for applications.
 _PLAIN_CLOSE_CODES = frozenset({*CloseReason, *range(3000, 5000)}.difference(LOCAL_ONLY_CLOSE_REASONS))
-
-
-class PeerClose(NamedTuple):
-    """The server's Close frame: its code (1005 if it had none) and its reason."""
-
-    code: int
-    reason: str
-
-
-@dataclass(slots=True)
-class Received:
-    """What one receive() brought; the messages came before the close or the failure.
-
-    ``messages``  whole messages, in order
-    ``pongs``     the payloads of the pongs that came
-    ``replies``   the Pongs to send back, one for each Ping, in order: before anything that is sent later
-    ``goodbye``   the Close frame to send back, or b""
-    ``close``     the server's Close frame
-    ``failure``   how the server broke the protocol
-    ``is_more``   whether there is anything but messages
-    """
-
-    # No default_factory for the lists: it would take as long as all the rest of a small message's parsing.
-    messages: list[str | bytes]
-    pongs: list[bytes]
-    replies: list[bytes] | None = None
-    goodbye: bytes = b""
-    close: PeerClose | None = None
-    failure: ProtocolError | None = None
-    is_more: bool = False
-
-    def add(self, more: Received) -> None:
-        """Put behind it what a later receive() brought."""
-        self.messages += more.messages
-        self.pongs += more.pongs
-        if more.replies:
-            self.replies = (self.replies or []) + more.replies
-        self.goodbye, self.close, self.failure = more.goodbye, more.close, more.failure
-        self.is_more = self.is_more or more.is_more
-
-    def reply(self, pong: bytes) -> None:
-        """A Ping has come, which this answers."""
-        if self.replies is None:
-            self.replies = []
-        self.replies.append(pong)
-        self.is_more = True
-
-    def hear(self, pong: bytes) -> None:
-        """A Pong has come, with this payload."""
-        self.pongs.append(pong)
-        self.is_more = True
-
-    def end_with(self, close: PeerClose, goodbye: bytes) -> None:
-        """The server's Close frame has come; ``goodbye`` answers it, if it is not itself an answer."""
-        self.close = close
-        self.goodbye = goodbye
-        self.is_more = True
-
-    def fail(self, failure: ProtocolError) -> None:
-        """The server has broken the protocol."""
-        self.failure = failure
-        self.is_more = True
-
-    def answer_with(self, goodbye: bytes) -> None:
-        """This Close frame tells the server so."""
-        self.goodbye = goodbye
-
-    @property
-    def answer(self) -> bytes:
-        """All that is to be sent back."""
-        return b"".join(self.replies or ()) + self.goodbye
 
 
 class Protocol:
@@ -145,7 +63,7 @@ class Protocol:
     def __init__(self, request: Request, *, fast_lane: bool = ENABLED) -> None:
         self.deflate = DeflateExtension(request.compression or DEFAULT, request.max_size)
         """Compression, whether it is in use or not."""
-        self._guard = _FrameGuard(request.max_size)
+        self._guard = FrameGuard(request.max_size)
         self._handshake = Handshake(request, self.deflate, fast_lane=fast_lane)
         self._open = False
         self._connection: Connection | None = None  # wsproto's side, made when it is needed: it takes 2 KiB
@@ -479,70 +397,3 @@ def _parsed_plain_close(payload: bytes) -> PeerClose | None:
         return PeerClose(code, payload[2:].decode())
     except UnicodeDecodeError:
         return None
-
-
-class _FrameGuard(Extension):
-    """What wsproto does not do about a frame, done in its hooks for extensions; it is never offered to the server.
-
-    ``fault``          after a frame was refused: what was wrong with it, for people
-    ``close_code``     the code of the server's Close, if it is one that wsproto does not know
-    ``received_code``  the code of the server's Close, whatever it is
-    """
-
-    name = "frame guard"
-
-    def __init__(self, max_size: int | None) -> None:
-        self.fault = ""
-        self.close_code: int | None = None
-        self.received_code = 0
-        self._max_size = max_size
-        self._opcode = Opcode.CONTINUATION  # of the frame under way
-        self._compressed = False  # is the message under way? Then `DeflateExtension` counts its bytes
-        self._size = 0  # bytes of the message under way, as announced by its frames so far
-        self._fragments = 0
-
-    def enabled(self) -> bool:
-        return True
-
-    def offer(self) -> bool:
-        return False
-
-    def frame_inbound_header(
-        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
-    ) -> CloseReason | RsvBits:
-        self._opcode = opcode
-        if not opcode.iscontrol():
-            if opcode is not Opcode.CONTINUATION:
-                self._compressed = rsv.rsv1
-                self._size = self._fragments = 0
-            self._size += payload_length
-            self._fragments += 1
-            self.fault = self._find_fault()
-        return CloseReason.MESSAGE_TOO_BIG if self.fault else _NO_BITS
-
-    def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes:
-        if self._opcode is not Opcode.CLOSE:
-            return data
-        self.received_code = int.from_bytes(data[:2], "big")
-        if self.received_code != CloseCode.BAD_GATEWAY:
-            return data
-        # 1014 was registered after wsproto's list was made, and wsproto takes it for a breach of the protocol: it is
-        # shown a code that it does not judge.
-        self.close_code = CloseCode.BAD_GATEWAY
-        return CloseCode.NORMAL_CLOSURE.to_bytes(2, "big") + data[2:]
-
-    def frame_inbound_complete(
-        self, proto: FrameDecoder | FrameProtocol, fin: bool
-    ) -> bytes | CloseReason | None:
-        # A continuation of nothing must not be added to the message before: the fast lane may have taken a later one.
-        if fin and not self._opcode.iscontrol():
-            self._compressed = False
-            self._size = self._fragments = 0
-        return None
-
-    def _find_fault(self) -> str:
-        if self._fragments > MAX_FRAGMENTS:
-            return f"the server sent a message of more than {MAX_FRAGMENTS:,} fragments"
-        if self._max_size is not None and self._size > self._max_size and not self._compressed:
-            return f"the server sent a message of {self._size:,} bytes or more; max_size allows {self._max_size:,}"
-        return ""
