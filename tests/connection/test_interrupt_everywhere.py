@@ -561,7 +561,7 @@ def strangers_wait(talk: Talk) -> None:
 
 
 READS = {"read", "_advance", "_parse"}
-WRITES = {"_flush", "flush"}
+WRITES = {"flush"}
 
 CASES = {
     "send": (nothing, sends, WRITES | {"write_through"}),

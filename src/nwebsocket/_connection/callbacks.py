@@ -111,7 +111,7 @@ class Callbacks:
         """Run the message handler for messages that have just come, with callbacks="loop" and nothing in the inbox;
         return those for which this cannot be done: they go the usual way, by notify(). This one is faster.
         """
-        owner, handlers = self.owner(), self.handlers
+        owner, handlers = self.owner.reference(), self.handlers
         if self._pending or self.owner.inits or self._running or owner is None:
             return messages
         self._running = True
@@ -299,16 +299,16 @@ class Callbacks:
 
     def _consume(self, owner: Any) -> None:
         """Have the messages heard, until there are none, or nobody would hear the next."""
-        bridge, handlers = self._bridge, self.handlers
-        while bridge.inbox.messages:
+        inbox, handler_of = self._bridge.inbox, self.handlers.only_attribute
+        while inbox.messages:
             if overfull and self._pause():
                 return
-            handler = handlers.only_attribute(owner)
+            handler = handler_of(owner)
             if handler is None:
                 if self._dispatch_to_hearers(owner):
                     continue
                 return
-            data = bridge.inbox.take()
+            data = inbox.take()
             if data is None:
                 return
             try:

@@ -19,7 +19,7 @@ from ..events import EVENT_TYPES, HANDLER_NAMES, WITH_ARGUMENT, EventType, check
 ATTRIBUTE = object()
 """Stands for the handler in the ``on...`` attribute in a list of listeners, which has its place there."""
 
-_NO_LISTENERS: tuple[list[Any], list[Any]] = ([], [ATTRIBUTE])
+_NO_LISTENERS = [ATTRIBUTE]
 
 
 class Listener:
@@ -45,7 +45,16 @@ class Handlers:
     ``defaults``  the base class's empty on... methods: an attribute that is still one of these is no handler
     """
 
-    __slots__ = ("_broken", "_default_onmessage", "_defaults", "_listeners", "_lock", "_owner", "changes")
+    __slots__ = (
+        "_broken",
+        "_default_onmessage",
+        "_defaults",
+        "_for_messages",
+        "_listeners",
+        "_lock",
+        "_owner",
+        "changes",
+    )
 
     def __init__(self, owner: Callable[[], Any], lock: RLock, defaults: dict[str, Any]) -> None:
         self._owner = owner
@@ -53,6 +62,7 @@ class Handlers:
         self._defaults = defaults
         self._default_onmessage = defaults["onmessage"]
         self._listeners: dict[str, list[Any]] = {event_type: [] for event_type in EVENT_TYPES}
+        self._for_messages = self._listeners["message"]
         self._broken: tuple[str, ...] = ()  # attributes that could not be looked up, and of which the log has been told
         self.changes = 0
         """How often they have changed; guarded by the lock."""
@@ -103,7 +113,7 @@ class Handlers:
 
     def hear_messages(self) -> bool:
         """The same for messages, as fast as can be: it is asked for each one."""
-        if self._listeners["message"]:
+        if self._for_messages:
             return self.hear("message")
         owner = self._owner()
         try:
@@ -115,7 +125,7 @@ class Handlers:
 
     def only_attribute(self, owner: Any) -> Callable[[Any], Any] | None:
         """The onmessage attribute, if it is a handler and nobody else listens to messages; as fast as can be."""
-        if self._listeners["message"] not in _NO_LISTENERS:
+        if self._for_messages and self._for_messages != _NO_LISTENERS:
             return None
         try:  # as in attribute(), with fewer calls
             handler: Callable[[Any], Any] | None = getattr(owner, "onmessage", None)

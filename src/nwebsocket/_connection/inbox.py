@@ -255,7 +255,8 @@ class Inbox:
     def has_taken(self, message: str | bytes) -> None:
         """This one was taken out while `reading_stopped`."""
         self._bytes -= getsizeof(message)
-        self.resume_reading_if_room()
+        if len(self.messages) <= self._max_queue >> 1:  # resume_reading_if_room() without the call
+            self.resume_reading_if_room()
 
     def put_back(self, message: str | bytes) -> None:
         """It is the next one again: who took it was interrupted. With the wire held."""

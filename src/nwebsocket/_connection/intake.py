@@ -186,7 +186,7 @@ class Intake:
         if self._life.phase is Phase.DRAINING:
             return None
         received = self._protocol.receive_some(data)
-        messages = received.messages
+        messages = left = received.messages
         if received.replies is not None:
             self._answer(received)
         if self._piece < MAX_PIECE_BYTES or len(messages) > PIECE_MESSAGES:
@@ -195,24 +195,21 @@ class Intake:
             self._inbox.count(len(messages))
             if self._trace.on:
                 trace_messages(self._trace, messages)
-            if self._soon and self._lendable and (not self._on_loop or self._waiters.waiting_for_messages()):
+            if self._soon and self._lendable and (not self._on_loop or self._waiters.receivers or self._waiters.askers):
                 self._may_lend = len(messages[-1]) < MAX_FRAME and self._bridge.leaders() == 1
-            self._deliver(messages)
+            if self._inbox.sifts:
+                left = self._inbox.sifted(messages)
+            if self._on_loop:
+                self._deliver_on_loop(left)
+            elif left:
+                self._inbox.deliver(left)
+                if self._callbacks.handlers.hear_messages():
+                    self._callbacks.notify()
         if overfull:  # before anybody else reads: it was done callbacks of what has come here
             self._note_crowded()
         if received.is_more or (self._on_loop and messages and self._outgoing.queue):
             return received
         return None
-
-    def _deliver(self, messages: list[str | bytes]) -> None:
-        if self._inbox.sifts:
-            messages = self._inbox.sifted(messages)
-        if self._on_loop:
-            self._deliver_on_loop(messages)
-        elif messages:
-            self._inbox.deliver(messages)
-            if self._callbacks.handlers.hear_messages():
-                self._callbacks.notify()
 
     def _deliver_on_loop(self, messages: list[str | bytes]) -> None:
         """Have the handlers run here and now; what they send without a pause is written after that."""

@@ -99,38 +99,43 @@ class Writer:
                 return False
             if outgoing.keeps and transport.has_ended():
                 return False
-            if self._write_one(message):
+            self._writing = True
+            try:
+                if self._plain:
+                    outgoing.has_framed_new(frame_of(message), message[2])
+                else:
+                    self._frame_new(message)
+                if transport.flush(outgoing.batch, outgoing.number):  # _flush() without the call
+                    outgoing.has_written_all()
+                    return True
+                self._get_stuck()
+            except OSError as error:
+                self.error = error
+                self._bridge.post_flush()
                 return True
+            finally:
+                self._writing = False
         self._bridge.post_flush()
         return True
 
-    def _write_one(self, message: Message) -> bool:
-        """Accept the only message, and write it; False if something of it is left."""
-        self._writing = True
-        try:
-            if self._plain:
-                self._outgoing.has_framed_new(frame_of(message), message[2])
-            else:
-                frames, in_batch = self._framed([message])
-                self._outgoing.has_framed_new(frames, message[2], in_batch)
-                if self._compresses:
-                    self._deflate.keep_context()
-            return self._flush()
-        except OSError as error:
-            self.error = error
-            return False
-        finally:
-            self._writing = False
+    def _frame_new(self, message: Message) -> None:
+        frames, in_batch = self._framed([message])
+        self._outgoing.has_framed_new(frames, message[2], in_batch)
+        if self._compresses:
+            self._deflate.keep_context()
 
     def _flush(self) -> bool:
         """Have the operating system take the batch; False if it does not take all of it."""
-        outgoing = self._outgoing
-        if self._transport.flush(outgoing.batch, outgoing.number):
-            outgoing.has_written_all()
+        if self._transport.flush(self._outgoing.batch, self._outgoing.number):
+            self._outgoing.has_written_all()
             return True
+        self._get_stuck()
+        return False
+
+    def _get_stuck(self) -> None:
+        outgoing = self._outgoing
         self.stuck = True
         outgoing.has_written_of_batch(self._transport.taken_of(outgoing.batch, outgoing.number))
-        return False
 
     def may_send(self) -> bool:
         """Whether messages may be framed: no Close frame has gone either way. With the wire held.

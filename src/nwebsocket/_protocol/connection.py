@@ -157,7 +157,7 @@ class Protocol:
         if self.close_received or self.failed:
             return received
         self._room, lane = MUCH, self.lane
-        if lane is None or self.unfinished or self._for_wsproto or self._interrupted or lane.held:
+        if lane is None or self.unfinished or lane.held:
             if not self._resume(data, received):
                 return received
             data, self._unread = self._unread, b""

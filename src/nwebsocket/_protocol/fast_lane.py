@@ -118,16 +118,18 @@ class FastLane:
         self.room = room
         if self._unfinished is not None:
             position = self._continue(self._unfinished, data, messages)
-        if self._missing or self._fragmented or (self._unfinished is not None and position < len(data)):
+            if position < len(data) and self._unfinished is not None:
+                return position
+        if self._missing or self._fragmented:
             return position
         end = len(data)
-        position = self.take_whole(data, position, end - 1, messages, room=self.room)
+        position = self.take_whole(data, position, end - 1, messages, 0, self.room)
         if self.deflated and self._deflate is not None:
             self._deflate.forget(self.deflated)
         return position if position == end or self.room <= 0 else self._take_part(data, position)
 
     def take_whole(
-        self, data: bytes, position: int, stop: int, messages: list[str | bytes], first: int = 0, *, room: int = MUCH
+        self, data: bytes, position: int, stop: int, messages: list[str | bytes], first: int = 0, room: int = MUCH
     ) -> int:
         """Append to ``messages`` those of the lane's frames that begin before ``stop``, at most the last byte of
         ``data``, and are all there; return where the first thing begins that is not one.
@@ -135,11 +137,13 @@ class FastLane:
         If the lane is `between_frames`, any thread may do it that holds `wire`. ``first`` is how many compressed ones
         were taken over since `deflate` was last told to forget() them; the same call gives the same messages again.
         """
-        self.room = room
-        self._first = first
-        if first and self._deflate is not None:
-            self._deflate.let_go(first)
-        self.deflated = 0
+        deflate = self._deflate
+        if deflate is not None:
+            self.room = room
+            self._first = first
+            self.deflated = 0
+            if first:
+                deflate.let_go(first)
         end, max_short, append = len(data), self._max_short, messages.append
         try:
             while position < stop:
