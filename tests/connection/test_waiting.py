@@ -39,6 +39,7 @@ from nwebsocket import (
     InvalidStateError,
     OpenTimeout,
     ProtocolError,
+    QueryMixin,
     Stats,
     TLSError,
     WaitTimeout,
@@ -844,3 +845,40 @@ def test_a_socket_that_is_just_being_made_does_not_disturb_who_waits() -> None:
     finally:
         sys.settrace(before)
     assert looks
+
+
+class Rejoined(list[threading.Lock]):
+    """Waiters that wait again as soon as they are woken, before anybody else goes on."""
+
+    woken = 0
+
+    def pop(self, index: Any = -1) -> threading.Lock:
+        self.woken += 1
+        waiter = super().pop(index)
+        waiting_module.enlist(self)
+        return waiter
+
+
+class Asking(QueryMixin, WebSocket):
+    pass
+
+
+def test_who_waits_again_at_once_is_woken_once() -> None:
+    waiters = Rejoined()
+    first = [waiting_module.enlist(waiters) for _ in range(3)]
+    waiting_module.release(waiters)
+    assert waiters.woken == 3
+    assert not any(waiter.locked() for waiter in first)
+    assert len(waiters) == 3
+
+
+def test_a_query_that_waits_again_at_once_does_not_hold_up_the_loop(echo: str) -> None:
+    """It does when messages wait for others, so that it may not read itself."""
+    with Asking(echo) as ws:
+        query = ws.query({"x": 1})
+        assert query.result(LIMIT)
+        sleepers = Rejoined()
+        waiting_module.enlist(sleepers)
+        vars(query)["_sleepers"] = sleepers
+        query.look_again()
+        assert sleepers.woken == 1

@@ -177,11 +177,9 @@ class Query(Future[Any]):
         raise TypeError("a query cannot be copied or pickled: wait for its result()")
 
     def look_again(self) -> None:
-        """Have those who wait for it look whether they still may."""
-        sleepers = self.__dict__.get("_sleepers", [])
-        while sleepers:
-            with suppress(IndexError):
-                waiting.release(sleepers)
+        """Have those who wait for it look whether they still may. Each once: some will wait again at once."""
+        with suppress(IndexError):
+            waiting.release(self.__dict__.get("_sleepers", []))
 
     def settle(self, state: str, result: Any = None, exception: BaseException | None = None) -> None:
         """Have it done; by whoever has taken it out of where it was kept, who holds no lock."""

@@ -59,11 +59,13 @@ def enlist(waiters: list[threading.Lock]) -> threading.Lock:
 
 
 def release(waiters: list[threading.Lock]) -> None:
-    """Wake all of them; with the lock held, or whoever may give up waiting at this moment raises IndexError.
+    """Wake all of them; with the lock held, or whoever may give up waiting at this moment raises IndexError: then the
+    others are awake.
 
-    In one call of C: who is interrupted between taking one out and releasing it would leave that asleep.
+    In one call of C: who is interrupted between taking one out and releasing it would leave that asleep. The first ones
+    first: without the lock, new ones may come behind them meanwhile.
     """
-    any(map(_release, map(waiters.pop, repeat(-1, len(waiters)))))
+    any(map(_release, map(waiters.pop, repeat(0, len(waiters)))))
 
 
 def release_first(waiters: deque[threading.Lock]) -> None:
