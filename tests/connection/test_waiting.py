@@ -442,6 +442,27 @@ def test_recv_tells_that_the_line_was_cut() -> None:
         assert (raised.value.code, raised.value.reason, raised.value.closed_first) == (1006, "", None)
 
 
+def test_a_reset_is_told_also_when_a_sender_meets_it_first() -> None:
+    reset = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        assert may_reset.wait(LIMIT)
+        peer.reset()
+        reset.set()
+
+    may_reset, busy, sent = threading.Event(), threading.Event(), threading.Event()
+    with RawServer(script) as server, WebSocket(server.url) as ws:
+        the_loop.current().call_later(0, lambda: (busy.set(), sent.wait(LIMIT)))
+        assert busy.wait(LIMIT)  # the loop reads nothing now
+        may_reset.set()
+        assert reset.wait(LIMIT)
+        ws.send("x")
+        sent.set()
+        with pytest.raises(ConnectionClosed, match="the connection was lost: Connection reset by peer"):
+            ws.recv(LIMIT)
+
+
 def test_recv_waits_through_the_connecting(echo: str) -> None:
     ws = WebSocket(echo)
     ws.onopen = lambda: ws.send("hello")

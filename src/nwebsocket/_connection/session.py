@@ -173,6 +173,8 @@ class Session:
         try:
             await self.arm()
             await self._intake.run()
+            if isinstance(self._writer.error, ConnectionResetError):  # the system tells of that once
+                self._outcome.lost(self._writer.error, by_us=self._closed_first)
         except OSError as error:
             self._outcome.lost(error, by_us=self._closed_first)
         finally:
