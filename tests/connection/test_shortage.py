@@ -6,15 +6,13 @@ Every test runs a script in an interpreter of its own (see test_process.py).
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from threading import get_ident
 from time import monotonic
 from typing import Any
 
 import pytest
+from holding import held_loop
 from peers import LIMIT, echo_server
 from test_process import READY, check_quiet, run
 
@@ -22,7 +20,6 @@ from nwebsocket import ConnectionClosed, WaitTimeout, WebSocket, connect
 from nwebsocket._connection import sender, writer
 from nwebsocket._connection.writer import Writer
 from nwebsocket._protocol.fast_lane import ENABLED, FastLane
-from nwebsocket._threads import the_loop
 
 needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
@@ -328,18 +325,6 @@ def test_without_memory_for_a_message_the_loop_tries_again_and_says_why(
         else:
             assert ws.recv(LIMIT) == "second"
     assert tried
-
-
-@contextmanager
-def held_loop() -> Iterator[None]:
-    """The loop does nothing meanwhile."""
-    busy, released = threading.Event(), threading.Event()
-    the_loop.current().call_later(0, lambda: (busy.set(), released.wait(LIMIT)))
-    assert busy.wait(LIMIT)
-    try:
-        yield
-    finally:
-        released.set()
 
 
 def no_memory(*_: object, **__: object) -> bytes:

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from holding import held_loop
 from peers import (
     LIMIT,
     PING,
@@ -52,7 +53,6 @@ from nwebsocket._base.log import Trace
 from nwebsocket._connection.bridge import Bridge
 from nwebsocket._connection.opening import Opening
 from nwebsocket._connection.session import Session
-from nwebsocket._threads import the_loop
 from nwebsocket._threads import waiting as waiting_module
 from nwebsocket.options import Options
 
@@ -334,12 +334,9 @@ def test_close_while_connecting_gives_up_at_once(
         result = in_thread(ws.wait_open)
         with pytest.raises(WaitTimeout):
             ws.wait_open(0.1)
-        busy, looked = threading.Event(), threading.Event()
-        the_loop.current().call_later(0, lambda: (busy.set(), looked.wait(LIMIT)))
-        assert busy.wait(LIMIT)  # else the loop may be done with it before we look
-        ws.close()
-        assert ws.readyState == WebSocket.CLOSING
-        looked.set()
+        with held_loop():  # else it may be done with it before we look
+            ws.close()
+            assert ws.readyState == WebSocket.CLOSING
         assert isinstance(result.get(timeout=1), Cancelled)
         assert ws.wait_closed(1).code == 1006
 
@@ -451,14 +448,12 @@ def test_a_reset_is_told_also_when_a_sender_meets_it_first() -> None:
         peer.reset()
         reset.set()
 
-    may_reset, busy, sent = threading.Event(), threading.Event(), threading.Event()
+    may_reset = threading.Event()
     with RawServer(script) as server, WebSocket(server.url) as ws:
-        the_loop.current().call_later(0, lambda: (busy.set(), sent.wait(LIMIT)))
-        assert busy.wait(LIMIT)  # the loop reads nothing now
-        may_reset.set()
-        assert reset.wait(LIMIT)
-        ws.send("x")
-        sent.set()
+        with held_loop():  # it reads nothing now
+            may_reset.set()
+            assert reset.wait(LIMIT)
+            ws.send("x")
         with pytest.raises(ConnectionClosed, match="the connection was lost: Connection reset by peer"):
             ws.recv(LIMIT)
 

@@ -62,7 +62,7 @@ class Server:
 
     ``heard``   the messages that have come, in order
     ``closed``  the code of the client's Close frame
-    ``pongs``   the payloads of the client's Pongs
+    ``order``   the same with the client's Pongs among them
     ``late``    the messages that had come when the server was cut off, and that nobody has heard
     """
 
@@ -76,7 +76,6 @@ class Server:
         sock: socket.socket | None = None,
     ) -> None:
         self.heard: list[str] = []
-        self.pongs: list[bytes] = []
         self.order: list[str] = []
         self.closed: int | None = None
         self.lost = False
@@ -107,11 +106,6 @@ class Server:
     def cut(self) -> None:
         """End the stream without a word."""
         self.lost = self._done = True
-
-    @property
-    def unsaid(self) -> bool:
-        """Whether something is still to be sent."""
-        return bool(self._out)
 
     def sleep(self) -> None:
         """Neither hear nor say anything any more, for a long time."""
@@ -184,7 +178,6 @@ class Server:
         elif isinstance(event, events.Ping):
             self._out += self._connection.send(event.response())
         elif isinstance(event, events.Pong):
-            self.pongs.append(bytes(event.payload))
             self.order.append(f"pong {bytes(event.payload)!r}")
         elif isinstance(event, events.CloseConnection):
             self.closed = event.code
