@@ -9,6 +9,7 @@ import socket
 import ssl as tls
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from ._base.escape import in_short, name_in_part
@@ -52,6 +53,10 @@ _HANDSHAKE_HEADERS = frozenset(
 )
 
 _OPTIONS_FOR_HEADERS = {"authorization": "auth", "cookie": "cookies", "origin": "origin"}
+
+
+_CALLBACKS = ("thread", "loop")
+_OUTPUT = ("cell", None)
 
 
 class CommonOptions(TypedDict, total=False):
@@ -141,20 +146,18 @@ class Options:
         if self.ssl is not None and not isinstance(self.ssl, tls.SSLContext):
             raise TypeError(f"ssl must be an ssl.SSLContext or None, not {type(self.ssl).__name__}")
         deflate_of(self.compression)  # raises
-        _check_choice("callbacks", self.callbacks, ("thread", "loop"))
-        _check_choice("output", self.output, ("cell", None))
-        self._take_number("open_timeout", "seconds, more than 0,", optional=True)
-        self._take_number("ping_interval", "seconds, more than 0,", optional=True)
-        self._take_number("ping_timeout", "seconds, more than 0,", optional=True)
-        self._take_number("close_timeout", "seconds, more than 0")
-        self._take_number("max_size", "a whole number of bytes, at least 1,", optional=True, whole=True)
-        self._take_number("max_queue", "a whole number of messages, at least 1", whole=True)
-        self._take_number("write_limit", "a whole number of bytes, at least 1", whole=True)
+        if self.callbacks not in _CALLBACKS:
+            raise _no_choice("callbacks", self.callbacks, _CALLBACKS)
+        if self.output not in _OUTPUT:
+            raise _no_choice("output", self.output, _OUTPUT)
+        if not all(map(is_, _numbers_of(self), _DEFAULT_NUMBERS)):  # which most connections have: they need no check
+            self._take_numbers()
         if not isinstance(self.headers, tuple) or self.headers:
             object.__setattr__(self, "headers", _checked_headers(self.headers))
         if self.origin is not None:
             _check_header("Origin", self.origin)
-        _check_auth(self.auth)
+        if self.auth is not None:
+            _check_auth(self.auth)
         if self.cookies is not None:
             object.__setattr__(self, "cookies", checked_cookies(self.cookies))
         if self.headers or self.unix is not None or self.sock is not None:
@@ -165,6 +168,15 @@ class Options:
             _check_connected(self.sock)
         if self.proxy is not None and self.proxy is not True:
             object.__setattr__(self, "proxy", _checked_proxy(self.proxy))
+
+    def _take_numbers(self) -> None:
+        self._take_number("open_timeout", "seconds, more than 0,", optional=True)
+        self._take_number("ping_interval", "seconds, more than 0,", optional=True)
+        self._take_number("ping_timeout", "seconds, more than 0,", optional=True)
+        self._take_number("close_timeout", "seconds, more than 0")
+        self._take_number("max_size", "a whole number of bytes, at least 1,", optional=True, whole=True)
+        self._take_number("max_queue", "a whole number of messages, at least 1", whole=True)
+        self._take_number("write_limit", "a whole number of bytes, at least 1", whole=True)
 
     def _take_number(self, name: str, expected: str, *, optional: bool = False, whole: bool = False) -> None:
         """Check a number, and bring it into the form with which all that follows can count."""
@@ -218,6 +230,11 @@ class Options:
         return proxy_of_environment(url, os.environ)
 
 
+_NUMBERS = ("open_timeout", "ping_interval", "ping_timeout", "close_timeout", "max_size", "max_queue", "write_limit")
+_DEFAULT_NUMBERS = tuple({option.name: option.default for option in fields(Options)}[name] for name in _NUMBERS)
+_numbers_of = attrgetter(*_NUMBERS)
+
+
 def check_names(function: str, given: Iterable[str], known: frozenset[str]) -> None:
     """Raise what Python raises for an argument that a function does not know, if one of those `given` is not."""
     if known.issuperset(given):
@@ -252,14 +269,11 @@ def with_options_shown(kind: type, **other_defaults: object) -> Callable[[F], F]
     return show
 
 
-def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise InvalidArgument(f"{name} must be one of {', '.join(map(repr, choices))}, not {shown(value)}")
+def _no_choice(name: str, value: object, choices: tuple[object, ...]) -> InvalidArgument:
+    return InvalidArgument(f"{name} must be one of {', '.join(map(repr, choices))}, not {shown(value)}")
 
 
 def _check_auth(auth: Any) -> None:
-    if auth is None:
-        return
     if not (isinstance(auth, tuple) and len(auth) == 2 and all(isinstance(part, str) for part in auth)):
         raise TypeError("auth must be a tuple of two str, (user, password), or None")  # without the value: a secret
     if ":" in auth[0]:

@@ -531,11 +531,12 @@ def is_full(talk: Talk) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
     talk.noting.may_read.clear()
     deadline = time.monotonic() + LIMIT
-    while not talk.bridge.outgoing.over_limit():
-        talk.send(talk.new(32_000))
+    while not (talk.bridge.outgoing.over_limit() and talk.bridge.sender.writer.stuck):  # the system takes no more
         assert time.monotonic() < deadline
         if talk.bridge.outgoing.over_limit():
-            time.sleep(0.002)  # until the system takes no more
+            time.sleep(0.0005)
+        else:
+            talk.send(talk.new(32_000))
 
     def read() -> None:
         while not talk.bridge.waiters.senders and not talk.noting.may_read.is_set() and time.monotonic() < deadline:

@@ -27,12 +27,13 @@ from .._base.log import Trace
 from .._protocol.payload import Message
 from .._threads import locks, the_loop, waiting
 from .._threads.locks import owned
+from ..events import EventType
 from ..exceptions import ConnectionLost, InvalidStateError
 from ..options import Options
 from .inbox import Inbox, IntakeSide, Sifter
 from .life import Ending, Life
 from .outgoing import Outgoing
-from .phase import Phase
+from .phase import CLOSING, DRAINING, OPEN
 from .sender import Sender, TailWatcher, WritingSide
 from .waiters import Waiters
 
@@ -170,7 +171,7 @@ class Bridge:
         try:
             with self.lock:
                 reads = not self.inbox.reading_stopped and not (self.reader is not None and self.reader.lent)
-                plain = self.life.phase is Phase.OPEN and reads
+                plain = self.life.phase is OPEN and reads
                 self.life.ask_to_close(code, reason)
             if not (plain and self._close_through(code, reason)):
                 self.post_close()  # again at a second call: rule 2
@@ -214,8 +215,8 @@ class Bridge:
                             # In a row, which nothing interrupts; what interrupts the rest, has it given back.
                             message = messages[0]
                             del messages[0]
-                            if inbox.reading_stopped:
-                                inbox.has_taken(message)
+                            if inbox.reading_stopped and len(messages) <= inbox.resume_at:
+                                inbox.resume_reading_if_room()
                             return message
                         if self.life.ending is not None:
                             raise self.life.closed_error()
@@ -298,19 +299,26 @@ class Bridge:
 
     def is_full(self) -> bool:
         """Whether the inbox is full; if so, the intake will be asked to resume."""
-        return self.inbox.stop_reading_if_full(closing=self.life.phase in (Phase.CLOSING, Phase.DRAINING))
+        return self.inbox.stop_reading_if_full(closing=self.life.phase in (CLOSING, DRAINING))
 
-    def ended(self, ending: Ending, happened: Callable[[], None] = lambda: None) -> None:
-        """The connection is over. `happened` is called with the lock held, and what its end means to others is told
-        without.
+    def ended(
+        self,
+        ending: Ending,
+        happened: Callable[[Sequence[EventType]], None] | None = None,
+        events: Sequence[EventType] = (),
+    ) -> None:
+        """The connection is over. `happened` is told of these `events` with the lock held, and others of what the end
+        means to them without.
         """
         with self.lock:
-            happened()
+            if happened is not None:
+                happened(events)
             self.life.end(ending)
-            tell = [] if self.sifter is None else self.sifter.ended(self.life.closed_error)
+            tell = None if self.sifter is None else self.sifter.ended(self.life.closed_error)
             self.waiters.release_all()
-        for function in tell:
-            function()
+        if tell is not None:
+            for function in tell:
+                function()
         self.outgoing.stop()
 
     # ---- what only `outbox.py` does something about

@@ -10,6 +10,7 @@ from threading import get_ident
 from typing import Protocol
 
 from .._base.log import log
+from ..events import EventType
 from .bridge import Bridge
 
 LATE_HANDLER_PATIENCE = 0.25
@@ -20,7 +21,7 @@ class Runner(Protocol):
     """What the thread asks of the callbacks."""
 
     def run_all(self) -> None: ...
-    def has_next(self) -> bool: ...
+    def next_type(self) -> EventType | None: ...
     def is_done(self) -> bool: ...
     def run_without_thread(self) -> None: ...
 
@@ -50,7 +51,7 @@ class CallbackThread:
             if self._thread is not None:
                 self._wake()
                 return
-        if not self._runner.has_next():
+        if self._runner.next_type() is None:
             return
         try:
             with self._bridge.lock:
@@ -101,7 +102,7 @@ class CallbackThread:
             self._bridge.write_now()
             self._bridge.lead(None)
             notices = self._notices
-            if self._runner.has_next():
+            if self._runner.next_type() is not None:
                 continue
             with self._bridge.lock:
                 if notices != self._notices:

@@ -5,7 +5,7 @@ first of those that have a handler; one that has none waits for the first handle
 handler wait for recv() and hold nobody up.
 
 The loop thread and the setters of handlers call `notify()`. Then the callback thread (`callback_thread.py`), or the
-loop, calls `run_all()`, which asks `_next_type()` until it says None.
+loop, calls `run_all()`, which asks `next_type()` until it says None.
 
 1. Code of the user's runs with no lock held. So what is found out by asking it (`handlers.py`) is acted upon under the
    lock only if nothing has changed meanwhile: `handlers.changes`.
@@ -15,14 +15,13 @@ loop, calls `run_all()`, which asks `_next_type()` until it says None.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .._base import orphan
 from .._base.log import log
 from .._threads import the_loop
 from ..events import (
-    EVENT_TYPES,
     CloseEvent,
     ErrorEvent,
     Event,
@@ -96,7 +95,7 @@ class Callbacks:
 
     # ---- what happened
 
-    def happened(self, *event_types: EventType) -> None:
+    def happened(self, event_types: Sequence[EventType]) -> None:
         """Events to be heard; from the loop thread, followed by notify()."""
         with self._bridge.lock:
             self._pending.update(event_types)
@@ -168,14 +167,24 @@ class Callbacks:
         self.owner.keep(self._may_hear_more)
 
     def _may_hear_more(self) -> bool:
-        over = self._life.ending is not None and self._next_type() is None
-        return not over and any(map(self.handlers.hear, EVENT_TYPES))
+        over = self._life.ending is not None and self.next_type() is None
+        return not over and self.handlers.hear_anything()
 
     # ---- what the thread asks
 
-    def has_next(self) -> bool:
-        """Whether there is something to run."""
-        return self._next_type() is not None
+    def next_type(self) -> EventType | None:
+        """The type of the first event that has a handler: what to run next."""
+        if "open" in self._pending and self._has_handler_or_sets_aside("open"):
+            return "open"
+        if self._bridge.inbox.messages and self.handlers.hear_messages():
+            return "message"
+        if not self._pending:
+            return None
+        if "error" in self._pending and self._has_handler_or_sets_aside("error"):
+            return "error"
+        if "close" in self._pending and self._has_handler_or_sets_aside("close"):
+            return "close"
+        return None
 
     def is_done(self) -> bool:
         """Whether there never will be: the connection has ended and no event is left, with a handler or without; or the
@@ -229,7 +238,7 @@ class Callbacks:
         if self.owner.inits:
             return True
         # In this order: whoever runs them says so before he takes any.
-        return self._next_type() is None and not self._running
+        return self.next_type() is None and not self._running
 
     def visible_state(self) -> ReadyState:
         """readyState: a handler sees the state of its event, everybody else the connection's."""
@@ -238,20 +247,6 @@ class Callbacks:
             return state
         closing = self._life.closed_locally and not self._shows_open
         return ReadyState.CLOSING if closing else ReadyState.OPEN
-
-    def _next_type(self) -> EventType | None:
-        """The type of the first event that has a handler."""
-        if "open" in self._pending and self._has_handler_or_sets_aside("open"):
-            return "open"
-        if self._bridge.inbox.messages and self.handlers.hear_messages():
-            return "message"
-        if not self._pending:
-            return None
-        if "error" in self._pending and self._has_handler_or_sets_aside("error"):
-            return "error"
-        if "close" in self._pending and self._has_handler_or_sets_aside("close"):
-            return "close"
-        return None
 
     def _has_handler_or_sets_aside(self, event_type: EventType) -> bool:
         while True:
@@ -272,7 +267,7 @@ class Callbacks:
         """Run the handlers of all events that have some."""
         self._running = True
         try:
-            while not self._paused and (event_type := self._next_type()) is not None:
+            while not self._paused and (event_type := self.next_type()) is not None:
                 owner = self.owner()
                 if owner is None:
                     return
@@ -327,7 +322,7 @@ class Callbacks:
     def _dispatch(self, owner: Any, event_type: EventType) -> None:
         hearers = self.handlers.hearers(event_type)
         if not hearers:
-            return  # the last one has just been removed: `_next_type` will set the event aside
+            return  # the last one has just been removed: `next_type` will set the event aside
         with self._bridge.lock:
             if event_type == "close" and "error" in self._pending:
                 return  # the connection was to come back, and now has ended for good: that error goes first

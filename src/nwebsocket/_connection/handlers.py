@@ -111,6 +111,19 @@ class Handlers:
             return True
         return self.attribute(event_type) is not None
 
+    def hear_anything(self) -> bool:
+        """Whether there is a handler for any type of event."""
+        owner, defaults = self._owner(), self._defaults
+        try:  # as in attribute(), with fewer calls: it is asked for each connection
+            for name in HANDLER_NAMES:
+                handler = getattr(owner, name, None)
+                if handler is not None and getattr(handler, "__func__", None) is not defaults[name]:
+                    return True
+        except BaseException:
+            self._not_looked_up(owner, name)
+            return any(map(self.hear, EVENT_TYPES))
+        return any(entry is not ATTRIBUTE for listeners in self._listeners.values() for entry in listeners)
+
     def hear_messages(self) -> bool:
         """The same for messages, as fast as can be: it is asked for each one."""
         if self._for_messages:

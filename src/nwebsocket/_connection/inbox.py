@@ -69,8 +69,10 @@ class Inbox:
         """The thread whose message handlers are running; None: recv() may take messages."""
         self.reading_stopped = False
         """The intake has stopped reading and wants to hear when there is room."""
-        # Bytes of memory that have come since there were no messages, or were last measured; loop thread. While reading
-        # is stopped: those that are in it; the one who consumes.
+        self.resume_at = 0
+        """While that is so: with so few messages left, who consumes looks whether there is."""
+        # Bytes of memory that have come since there were no messages, or were last measured; the loop thread, and while
+        # reading is stopped the one who consumes.
         self._bytes = 0
         self.unparsed: list[bytes] = []
         """What threads have read and not parsed; this and the next three belong to who holds the wire."""
@@ -215,7 +217,8 @@ class Inbox:
             self._bytes = self._measure()
             if length < most and self._bytes < limit // 8 * 7:
                 break
-            self.reading_stopped = True  # from now on who consumes counts, and looks whether there is room
+            self.resume_at = self._max_queue // 2
+            self.reading_stopped = True  # from now on who consumes looks whether there is room
             if length == len(self.messages):
                 return True
             self._bytes = limit  # some have been consumed meanwhile
@@ -248,26 +251,24 @@ class Inbox:
             message = self.messages.popleft()
         except IndexError:
             return None
-        if self.reading_stopped:
-            self.has_taken(message)
-        return message
-
-    def has_taken(self, message: str | bytes) -> None:
-        """This one was taken out while `reading_stopped`."""
-        self._bytes -= getsizeof(message)
-        if len(self.messages) <= self._max_queue >> 1:  # resume_reading_if_room() without the call
+        if self.reading_stopped and len(self.messages) <= self.resume_at:
             self.resume_reading_if_room()
+        return message
 
     def put_back(self, message: str | bytes) -> None:
         """It is the next one again: who took it was interrupted. With the wire held."""
         self.messages.appendleft(message)
-        if self.reading_stopped:
-            self._bytes += getsizeof(message)
 
     def resume_reading_if_room(self) -> None:
-        """Have the intake go on if enough has been consumed: half of the bounds."""
+        """Have the intake go on if enough has been consumed: half of the bounds. To measure the bytes takes a look at
+        each message: so that is done only when half of them have been consumed since the last time.
+        """
         length = len(self.messages)
-        if length and (length > self._max_queue // 2 or self._bytes > INBOX_BYTES // 2):
+        if length > self.resume_at:
+            return
+        self._bytes = self._measure()
+        if self._bytes > INBOX_BYTES // 2:
+            self.resume_at = length // 2
             return
         try:
             self.reading_stopped = False

@@ -27,7 +27,7 @@ from ..options import Options
 from .bridge import Bridge
 from .callbacks import Callbacks
 from .outgoing import Outgoing, overfull
-from .phase import Phase
+from .phase import DRAINING, OPEN
 from .reader import MAX_FRAME, Reader
 from .sweep import AVAILABLE
 from .writer import Writer
@@ -52,8 +52,10 @@ _HANDLER_PATIENCE = 0.25
 class SessionSide(Interface):
     """What the intake asks of the session."""
 
-    where: str
     keepalive: Keepalive
+
+    @property
+    def where(self) -> object: ...
 
     async def write(self) -> None: ...
     async def drain(self, close: PeerClose | None, failure: ProtocolError | None) -> None: ...
@@ -126,7 +128,7 @@ class Intake:
     async def _lend(self) -> bytes:
         """Let a thread that waits read the socket itself; return what it has left, if anything."""
         self._may_lend = False
-        if self._life.phase is not Phase.OPEN:
+        if self._life.phase is not OPEN:
             return b""
         if self._reader is None:
             self._reader = Reader(self._bridge, self._transport, self._protocol, self._keepalive.heard)
@@ -164,7 +166,7 @@ class Intake:
     async def _receive_the_rest(self) -> None:
         """What takes long to parse, or makes much of little, in steps: as above, but as long as there is room."""
         since = monotonic()
-        while self._protocol.unfinished and self._life.phase is not Phase.DRAINING:
+        while self._protocol.unfinished and self._life.phase is not DRAINING:
             if self._has_no_room():
                 await self._wait_for_room()
             if monotonic() - since > SLICE:
@@ -183,7 +185,7 @@ class Intake:
 
     def _received(self, data: bytes) -> Received | None:
         """Deliver the messages in `data`; return what has come if there is more to be seen to."""
-        if self._life.phase is Phase.DRAINING:
+        if self._life.phase is DRAINING:
             return None
         received = self._protocol.receive_some(data)
         messages = left = received.messages
@@ -234,7 +236,7 @@ class Intake:
                 goodbye = self._protocol.fail()
         if goodbye and self._writer.say_goodbye(goodbye):
             self._trace(">", f"a Close frame, {len(goodbye)} bytes")
-        if received.close is not None:
+        if received.close is not None and self._trace.on:
             self._trace("<", f"Close frame, code {received.close.code}, reason {received.close.reason!r}")
         if received.close is not None or received.failure is not None:
             self._life.closing_by_server()
@@ -291,7 +293,7 @@ class Intake:
 
     def _has_no_room(self) -> bool:
         """Whether the inbox is full, or callbacks on the loop, which may not wait, have sent too much to anybody."""
-        if self._life.phase is Phase.DRAINING:
+        if self._life.phase is DRAINING:
             return False
         if (self._crowded and self._is_held_up()) or self._inbox.wait_for_sifter():
             return True
@@ -302,7 +304,7 @@ class Intake:
         that goes on reading only when it has been written.
         """
         for outgoing in self._crowded:
-            given_up = outgoing is not self._outgoing and self._life.phase is not Phase.OPEN
+            given_up = outgoing is not self._outgoing and self._life.phase is not OPEN
             if not given_up and outgoing.hold_up(self.ask_to_resume):
                 return True
             self._crowded -= {outgoing}

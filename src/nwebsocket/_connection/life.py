@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .._base.clock import monotonic
 from ..exceptions import ConnectionClosed, InvalidStateError, Side, WebSocketError
-from .phase import READY_STATES, STEPS, Phase, ReadyState
+from .phase import CLOSED, CLOSING, CONNECTING, OPEN, READY_STATES, STEPS, Phase, ReadyState
 from .waiters import Waiters
 
 
@@ -33,7 +33,7 @@ class Life:
         self._lock = lock
         self._waiters = waiters
         self._comes_back = comes_back
-        self.phase = Phase.CONNECTING
+        self.phase = CONNECTING
         self.ending: Ending | None = None
         self.was_open = False
         self.opened_at: float | None = None  # monotonic clock
@@ -60,9 +60,9 @@ class Life:
     def open(self) -> bool:
         """The handshake is done. False if close() came before."""
         with self._lock:
-            if self.phase is not Phase.CONNECTING:
+            if self.phase is not CONNECTING:
                 return False
-            self.enter(Phase.OPEN)
+            self.enter(OPEN)
             self.was_open = True
             self.opened_at = monotonic()
             self._waiters.release_all()
@@ -72,13 +72,13 @@ class Life:
         """Whether close() has anything to do; with the lock held."""
         if self._comes_back:  # also while the server closes: there would be another connection
             return self.ending is None and not self.closed_locally
-        return self.phase < Phase.CLOSING
+        return self.phase < CLOSING
 
     def ask_to_close(self, code: int | None, reason: str) -> None:
         """close() was called; a second time does nothing."""
         with self._lock:
             if self.may_close():
-                now, phase = monotonic(), max(self.phase, Phase.CLOSING)
+                now, phase = monotonic(), max(self.phase, CLOSING)
                 # Assignments in a row, which nothing interrupts.
                 self.close_requested_at = now
                 self.close_request = (code, reason)
@@ -89,8 +89,8 @@ class Life:
     def closing_by_server(self) -> None:
         """The server's Close frame has come, or what no server may send."""
         with self._lock:
-            if self.phase is Phase.OPEN:
-                self.enter(Phase.CLOSING)
+            if self.phase is OPEN:
+                self.enter(CLOSING)
                 self._waiters.release_all()
 
     def connect_again(self) -> None:
@@ -99,15 +99,16 @@ class Life:
             self.was_open = False
             self.opened_at = None
             if not self.closed_locally:
-                self.enter(Phase.CONNECTING)
+                self.enter(CONNECTING)
             self._waiters.release_all()
 
     def end(self, ending: Ending) -> None:
         """It is over; the only place that enters CLOSED. The caller wakes who waits."""
         with self._lock:
+            assert CLOSED in STEPS[self.phase]
             self.ending = ending
             self.ended_at = monotonic()
-            self.enter(Phase.CLOSED)
+            self.phase = CLOSED
 
     def had_been_open(self, was_open: bool) -> None:
         """Whether the last of several connections was."""
@@ -117,9 +118,9 @@ class Life:
 
     def require_open(self, what: str) -> None:
         """Raise InvalidStateError or ConnectionClosed unless the connection is open."""
-        if self.phase is Phase.CONNECTING:
+        if self.phase is CONNECTING:
             raise InvalidStateError(f"{what} needs an open connection, this is CONNECTING: use wait_open() or onopen")
-        if self.phase is not Phase.OPEN:
+        if self.phase is not OPEN:
             raise self.closed_error()
 
     def closed_error(self) -> ConnectionClosed:
@@ -153,7 +154,7 @@ class Life:
         if self.ending is None:
             error = ConnectionClosed("the connection belongs to the parent process")
             self.ending = Ending(1006, "", False, None, error)
-        self.phase = Phase.CLOSED
+        self.phase = CLOSED
 
 
 def describe(ending: Ending) -> str:

@@ -38,6 +38,13 @@ _BOUND_TO_ORIGIN = frozenset({"authorization", "cookie", "proxy-authorization"})
 HeaderPairs = tuple[tuple[str, str], ...]
 
 
+class Route(list[URL]):
+    """The URLs that were asked: the one given, and where that was redirected to; as a str for errors."""
+
+    def __str__(self) -> str:
+        return " -> ".join(url.shown for url in self)
+
+
 class Opening:
     """One attempt to open a connection; afterwards `transport` and `protocol` are those of the open connection."""
 
@@ -48,18 +55,14 @@ class Opening:
         self._protocols = protocols
         self._options = options
         self._trace = trace
+        self._first_headers = _with_authorization(options.request_headers(), url)
         self._jar = options.cookie_jar
         self._stage = "waiting for the loop thread"  # what is being done
         self.transport: Transport | None = None
         self.protocol: Protocol | None = None
-        self._chain = [url]  # and where it was redirected to
+        self.route = Route([url])
         # The first handshake, if its request is partly or wholly sent, what is left of that, and the bytes sent.
         self._asked: tuple[Protocol, bytes, int] | None = None
-
-    @property
-    def where(self) -> str:
-        """The URL and where it was redirected to, for errors."""
-        return " -> ".join(url.shown for url in self._chain)
 
     def begin(self, proxy: Proxy | None) -> None:
         """Begin to connect, and send the request if the server has answered by then. Before run(), from any thread: the
@@ -76,7 +79,7 @@ class Opening:
             return
         self._begun = self._begun[0], 0  # whatever happens to it from now on
         with contextlib.suppress(InvalidArgument, OSError):  # run() meets it again
-            headers = _with_cookie(self._first_headers(), self._cookie(self._url))
+            headers = _with_cookie(self._first_headers, self._cookie(self._url))
             protocol = Protocol(self._request(self._url, headers))
             request = protocol.handshake()
             sent = self._begun[0].send(request)
@@ -87,7 +90,7 @@ class Opening:
 
         Raises ConnectionFailed or one of its kinds; then, and when cancelled, nothing stays open.
         """
-        url, headers = self._url, self._first_headers()
+        url, headers = self._url, self._first_headers
         if self._trace.on:
             self._trace.begin(url.shown)
         asked: set[tuple[str, str | None]] = set()
@@ -101,12 +104,9 @@ class Opening:
                 cookie = self._cookie(url)
                 if (url.href, cookie) in asked:
                     raise _not_followed(refusal, f"the redirects go in a circle, back to {url.shown}") from None
-            if url.origin != self._chain[-1].origin:
+            if url.origin != self.route[-1].origin:
                 headers = tuple(pair for pair in headers if pair[0].lower() not in _BOUND_TO_ORIGIN)
-            self._chain.append(url)
-
-    def _first_headers(self) -> HeaderPairs:
-        return _with_authorization(self._options.request_headers(), self._url)
+            self.route.append(url)
 
     def _cookie(self, url: URL) -> str | None:
         """What the jar, if there is one, has for ``url``: more, perhaps, since the last answer."""
@@ -220,7 +220,7 @@ class Opening:
 
     def _redirected(self, refusal: HandshakeError) -> URL:
         """Where a redirect leads; raises the refusal itself if it is none, or says why it is not followed."""
-        url = self._chain[-1]
+        url = self.route[-1]
         location = next((value for name, value in refusal.headers if name.lower() == "location"), None)
         if refusal.status not in _REDIRECTS or location is None:
             raise refusal
@@ -231,7 +231,7 @@ class Opening:
             raise _not_followed(refusal, problem) from None
         if url.secure and not target.secure:
             problem = f"the server redirects from wss to {target.shown}, which is not encrypted"
-        elif len(self._chain) > MAX_REDIRECTS:
+        elif len(self.route) > MAX_REDIRECTS:
             problem = f"more than {MAX_REDIRECTS} redirects, the last one to {target.shown}"
         elif self._options.sock is not None:
             problem = f"the server redirects to {target.shown}: there is no second socket to follow with"

@@ -24,7 +24,7 @@ from ..options import Options
 from .bridge import Bridge, LoopSide
 from .life import Ending, describe
 from .outgoing import Outgoing, size_of
-from .phase import Phase
+from .phase import CONNECTING, OPEN
 from .sender import Sender, WritingSide
 from .waiters import Waiters
 
@@ -200,7 +200,7 @@ class KeepingSender(Sender):
     def _send_through(self, message: Message, writer: WritingSide | None) -> bool:
         # The writer was asked for before all this: that of a connection lost meanwhile refuses, and a new one, which
         # must not be given this before what is kept, comes before its connection is OPEN.
-        if self._life.phase is not Phase.OPEN or self._settled or self._must_wait():
+        if self._life.phase is not OPEN or self._settled or self._must_wait():
             return False
         return super()._send_through(message, writer)
 
@@ -213,9 +213,9 @@ class KeepingSender(Sender):
                 self._life.require_open("send()")
             if self._settled and message in self._settled:
                 return True
-            if self._life.phase is Phase.OPEN and not self._must_wait():
+            if self._life.phase is OPEN and not self._must_wait():
                 return super()._accept(message, wanting_room=wanting_room)
-            if isinstance(message, Passing) and self._life.phase is not Phase.OPEN:
+            if isinstance(message, Passing) and self._life.phase is not OPEN:
                 raise self._refusal()
             self._outgoing.keep(message)
         return True
@@ -288,7 +288,7 @@ class OutboxBridge(Bridge):
 
     def check_wait(self) -> None:
         super().check_wait()
-        if self.life.phase is Phase.CONNECTING and self._in_handler():
+        if self.life.phase is CONNECTING and self._in_handler():
             raise RuntimeError("there is no connection, and the next one is not made before this handler has returned")
 
     def has_refused(self, error: InvalidStateError) -> bool:

@@ -44,13 +44,13 @@ class Outcome:
             return "client"
         return None if self._close is None else "server"
 
-    def ending(self, where: str, *, by_us: bool, clean: bool) -> Ending:
+    def ending(self, where: object, *, by_us: bool, clean: bool) -> Ending:
         """How it has ended, at this URL; `clean`: our Close frame has gone, too."""
         first = self.closed_first(by_us=by_us)
         if self._close is None and self.error is None:
             self.error = ConnectionLost("the server ended the connection without a Close frame", closed_first=first)
         if self.error is not None:
-            self.error.say_where(where)
+            self.error.say_where(str(where))
             return Ending(1006, "", False, first, self.error)
         assert self._close is not None
         return Ending(self._close.code, self._close.reason, clean, first, None)

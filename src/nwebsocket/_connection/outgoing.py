@@ -212,12 +212,13 @@ class Outgoing:
     def stop(self) -> None:
         """Nothing is written any more; on the loop thread."""
         self._stopped = True
-        self._let_go_on()
+        if self._held_up:
+            self._let_go_on()
 
     def _let_go_on(self) -> None:
         """Have those go on that hold_up() has held up."""
-        with contextlib.suppress(KeyError):
-            while self._held_up:
+        while self._held_up:
+            with contextlib.suppress(KeyError):
                 self._held_up.pop()()
 
     def after_fork_in_child(self, lock: RLock) -> None:

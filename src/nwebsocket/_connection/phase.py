@@ -32,20 +32,23 @@ class Phase(IntEnum):
     CLOSED = 4
 
 
+CONNECTING, OPEN, CLOSING, DRAINING, CLOSED = Phase
+"""To look one up in the class takes four times as long, and some are asked for with each message."""
+
 STEPS: Mapping[Phase, frozenset[Phase]] = {
-    Phase.CONNECTING: frozenset({Phase.CONNECTING, Phase.OPEN, Phase.CLOSING, Phase.CLOSED}),
-    Phase.OPEN: frozenset({Phase.CLOSING, Phase.CLOSED, Phase.CONNECTING}),
-    Phase.CLOSING: frozenset({Phase.DRAINING, Phase.CLOSED, Phase.CONNECTING}),
-    Phase.DRAINING: frozenset({Phase.DRAINING, Phase.CLOSED, Phase.CONNECTING}),
-    Phase.CLOSED: frozenset(),
+    CONNECTING: frozenset({CONNECTING, OPEN, CLOSING, CLOSED}),
+    OPEN: frozenset({CLOSING, CLOSED, CONNECTING}),
+    CLOSING: frozenset({DRAINING, CLOSED, CONNECTING}),
+    DRAINING: frozenset({DRAINING, CLOSED, CONNECTING}),
+    CLOSED: frozenset(),
 }
 """The legal ones. Only a socket that comes back goes to CONNECTING; another failure may come while it drains."""
 
 READY_STATES: Mapping[Phase, ReadyState] = {
-    Phase.CONNECTING: ReadyState.CONNECTING,
-    Phase.OPEN: ReadyState.OPEN,
-    Phase.CLOSING: ReadyState.CLOSING,
-    Phase.DRAINING: ReadyState.CLOSING,
-    Phase.CLOSED: ReadyState.CLOSED,
+    CONNECTING: ReadyState.CONNECTING,
+    OPEN: ReadyState.OPEN,
+    CLOSING: ReadyState.CLOSING,
+    DRAINING: ReadyState.CLOSING,
+    CLOSED: ReadyState.CLOSED,
 }
 """What the user sees of each."""

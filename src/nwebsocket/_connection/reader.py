@@ -25,7 +25,7 @@ from .._protocol.connection import Protocol
 from .._threads.safe_curio import Event
 from . import sweep
 from .bridge import Bridge
-from .phase import Phase
+from .phase import OPEN
 
 _PATIENCE = 20.0
 """Milliseconds that a thread waits for the socket, before it lets the loop do that."""
@@ -94,7 +94,7 @@ class Reader:
             if self._bridge.leaders() > 1:
                 return b""
             with self._bridge.lock:
-                if self._bridge.life.phase is not Phase.OPEN:  # else who closes asks for it, if it is lent
+                if self._bridge.life.phase is not OPEN:  # else who closes asks for it, if it is lent
                     return b""
                 self._pollers = [self._transport.poller()]
                 self.lent = True

@@ -19,7 +19,7 @@ from .._threads.locks import owned
 from ..exceptions import WebSocketError
 from .life import Life
 from .outgoing import Outgoing, overfull
-from .phase import Phase
+from .phase import OPEN
 from .tail import Tail
 from .waiters import Waiters
 
@@ -29,7 +29,6 @@ _PAUSE = 20e-6
 _MUCH = 64 * 1024
 """Bytes of a message that the sender writes itself."""
 
-_OPEN = Phase.OPEN
 
 
 class WritingSide(Protocol):
@@ -146,7 +145,7 @@ class Sender:
     def _accept(self, message: Message, *, wanting_room: bool = True) -> bool:
         """Queue a message; False if there is no room."""
         with self._lock:
-            if self._life.phase is not _OPEN:
+            if self._life.phase is not OPEN:
                 self._life.require_open("send()")
             if wanting_room and self._outgoing.over_limit():
                 if get_ident() != self._loop_ident:
@@ -171,7 +170,7 @@ class Sender:
             return False
 
     def _has_room(self) -> bool:
-        return self._life.phase is not _OPEN or not self._outgoing.over_limit()
+        return self._life.phase is not OPEN or not self._outgoing.over_limit()
 
     def _see_off(self, size: int) -> None:
         """Have what was accepted written: by the loop thread, or by the sender, as soon as there is much, or when it

@@ -31,7 +31,7 @@ from .intake import Intake
 from .life import Ending, describe
 from .opening import Opening
 from .outcome import Outcome
-from .phase import Phase
+from .phase import DRAINING
 from .writer import Writer
 
 END_TIMEOUT = 1.0
@@ -48,7 +48,7 @@ class Session:
         self._bridge = bridge
         self._life = bridge.life
         self._callbacks = callbacks
-        self.where = opening.where  # for errors
+        self.where = opening.route  # for errors
         self._options = options
         # Until the connection is open, or that has failed.
         self._opening: Opening | None = opening
@@ -134,7 +134,6 @@ class Session:
             self._is_opening = False
             self._deadline = None
             self._opening = None
-            self.where = opening.where
             opening.abandon()
         if self._given_up and self._life.close_request is None:
             # Also if it has succeeded at the very last moment: the cancellation is on its way.
@@ -154,13 +153,14 @@ class Session:
         self.response = self._protocol.response
         self.subprotocol = self._protocol.subprotocol
         self.extensions = self._protocol.extensions
-        self._trace("=", f"open, extensions: {self.extensions or 'none'}")
+        if self._trace.on:
+            self._trace("=", f"open, extensions: {self.extensions or 'none'}")
 
     def _bridge_opened(self) -> bool:
         with self._bridge.lock:
             if self._protocol is None or not self._bridge.opened():
                 return False
-            self._callbacks.happened("open")
+            self._callbacks.happened(("open",))
         self._callbacks.notify()
         return True
 
@@ -292,19 +292,19 @@ class Session:
     async def drain(self, close: PeerClose | None, failure: ProtocolError | None) -> None:
         """Nothing is left to hear, and only our Close frame to say: then the server should end the connection."""
         self._outcome.closed(close, failure)
-        self._life.enter(Phase.DRAINING)
+        self._life.enter(DRAINING)
         self._deadline = monotonic() + self._options.close_timeout
-        await self.write()
+        if self._bridge.outgoing.waits() or not self._writer.idle or self._say_goodbye():
+            await self.write()
         await self.arm()
 
     def _say_goodbye(self) -> bool:
-        """All messages are out. If that was to be all: queue the Close frame, or half-close the stream after it.
-
-        Returns whether there is something new to write.
+        """All messages are out. If that was to be all: queue the Close frame, or half-close the stream after it. Return
+        whether there is something new to write.
         """
         if self._writer.close_if_due(self._life.close_request):
             return True
-        if self._life.phase is Phase.DRAINING and not self._shut_down and self._writer.is_over():
+        if self._life.phase is DRAINING and not self._shut_down and self._writer.is_over():
             assert self._transport is not None
             self._shut_down = True
             self._deadline = None
@@ -328,10 +328,10 @@ class Session:
             self._deadline = now + END_TIMEOUT
             return
         writer = self._writer
-        if self._write_failed and self._life.phase is not Phase.DRAINING:
+        if self._write_failed and self._life.phase is not DRAINING:
             assert writer.error is not None
             self._outcome.lost(writer.error, by_us=self._closed_first)
-        elif self._life.phase is not Phase.DRAINING:
+        elif self._life.phase is not DRAINING:
             unanswered = _unanswered(self._bridge.outgoing.buffered, self._options.close_timeout)
             self._outcome.fail(ConnectionLost(unanswered, closed_first="client"))
         await self._give_up()
@@ -394,7 +394,7 @@ class Session:
             await self.write()
 
 
-def conclude(bridge: Bridge, callbacks: Callbacks, ending: Ending, where: str) -> None:
+def conclude(bridge: Bridge, callbacks: Callbacks, ending: Ending, where: object) -> None:
     """Nothing will follow: tell everybody, and if nobody hears of a failure, the log."""
     unsent = bridge.outgoing.buffered
     if unsent and ending.code != 1006:
@@ -402,7 +402,7 @@ def conclude(bridge: Bridge, callbacks: Callbacks, ending: Ending, where: str) -
     hears = callbacks.handlers.hear
     heard = ending.error is None or bridge.waiters.somebody_waits() or hears("error") or hears("close")
     events: tuple[EventType, ...] = ("error", "close") if ending.error else ("close",)
-    bridge.ended(ending, lambda: callbacks.happened(*events))
+    bridge.ended(ending, callbacks.happened, events)
 
     def warn_if_unheard() -> None:
         if not bridge.life.error_raised and callbacks.end_unheard():

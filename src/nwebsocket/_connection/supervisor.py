@@ -78,7 +78,7 @@ class Supervisor:
         self._task: Task
         self._waits = False  # for what close() need not wait for
         self._rest = Event()  # the handlers rest
-        self._where = ""
+        self._where: object = ""
         self._lived = 0.0  # seconds that the last connection was open
         self._was_open = False  # ... if it was
         bridge.supervise(
@@ -139,9 +139,9 @@ class Supervisor:
         due = monotonic() + seconds
         bridge.comes_back_in(seconds, ending)
         if ending.error is not None:
-            self._callbacks.happened("error")
+            self._callbacks.happened(("error",))
         if self._was_open:
-            self._callbacks.happened("close")
+            self._callbacks.happened(("close",))
         self._callbacks.notify()
         log.info("%s; the next attempt is in %.1f s", describe(ending), seconds)
         await self._interruptibly(self._wait(due))

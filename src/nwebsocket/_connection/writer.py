@@ -14,9 +14,7 @@ from .._protocol.framing import frame_of, frames_of
 from .._protocol.payload import BINARY, Buffer, Message
 from .bridge import Bridge
 from .outgoing import NOTHING_KEPT, InBatch
-from .phase import Phase
-
-_OPEN = Phase.OPEN
+from .phase import OPEN
 
 BATCH_BYTES = 256 * 1024
 BATCH_MESSAGES = 256
@@ -40,7 +38,7 @@ class Writer:
         self.any_thread = protocol.lane is not None
         self._deflate = protocol.deflate
         self._compresses = protocol.compresses
-        self._plain = self.any_thread and not protocol.compresses and not bridge.outgoing.keeps
+        self._plain = self.any_thread and not self._compresses and not bridge.outgoing.keeps
         self.stuck = False
         """The operating system takes no more."""
         self.error: OSError | None = None
@@ -95,7 +93,7 @@ class Writer:
         with self.wire:
             if self._writing or outgoing.queue or outgoing.taken or not transport.has_sent(outgoing.number):
                 return False
-            if self._life.phase is not _OPEN or not self._protocol.can_send or self.error is not None:
+            if self._life.phase is not OPEN or not self._protocol.can_send or self.error is not None:
                 return False
             if outgoing.keeps and transport.has_ended():
                 return False

@@ -69,12 +69,12 @@ def deflate_of(compression: Any) -> Deflate | None:
     """
     if compression is None or isinstance(compression, Deflate):
         return compression
+    if isinstance(compression, str) and compression == "deflate":
+        return DEFAULT
     message = f"compression must be 'deflate', a Deflate(...) or None, not {shown(compression)}"
     if not isinstance(compression, str):
         raise TypeError(message)
-    if compression != "deflate":
-        raise InvalidArgument(message)
-    return DEFAULT
+    raise InvalidArgument(message)
 
 
 def _check_flag(name: str, value: Any) -> None:

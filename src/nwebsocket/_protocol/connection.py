@@ -63,10 +63,11 @@ class Protocol:
     def __init__(self, request: Request, *, fast_lane: bool = ENABLED) -> None:
         self.deflate = DeflateExtension(request.compression or DEFAULT, request.max_size)
         """Compression, whether it is in use or not."""
-        self._guard = FrameGuard(request.max_size)
         self._handshake = Handshake(request, self.deflate, fast_lane=fast_lane)
         self._open = False
-        self._connection: Connection | None = None  # wsproto's side, made when it is needed: it takes 2 KiB
+        # wsproto's side, made when it is needed: it takes 2 KiB.
+        self._connection: Connection | None = None
+        self._guard: FrameGuard
         self._max_size = request.max_size
         self._fast_lane = fast_lane
         self.lane: FastLane | None = None  # there is one as soon as the connection is open
@@ -254,6 +255,7 @@ class Protocol:
         if not self._open:
             raise InvalidStateError("the opening handshake is not finished")
         if self._connection is None:
+            self._guard = FrameGuard(self._max_size)
             self._connection = Connection(ConnectionType.CLIENT, [self.deflate, self._guard])
         return self._connection
 

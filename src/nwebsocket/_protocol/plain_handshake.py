@@ -21,6 +21,7 @@ _NO_BODY = "(?!(?i:content-length|transfer-encoding):)"
 _FIELDS = rf"(?:{_NO_BODY}[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [!-~]+(?: [!-~]+)*\r\n)+\r\n"
 _REQUEST = re.compile(rf"GET [!-~]+ HTTP/1\.1\r\n{_FIELDS}")
 _ANSWER = re.compile(rf"HTTP/1\.1 101(?: [!-~]+)*\r\n{_FIELDS}".encode())
+_FIELD = re.compile(r"\n([^:\r]+): ([^\r]+)")
 
 
 def request_of(target: str, headers: Sequence[tuple[str, str]]) -> bytes | None:
@@ -40,8 +41,7 @@ def accepted_headers(data: bytes, accept: str) -> tuple[HeaderList, dict[str, st
     head = _ANSWER.match(data, 0, _MAX_HEAD_BYTES)
     if head is None:
         return None
-    lines = head[0].decode("ascii").split("\r\n")
-    headers = [(name, value) for name, _, value in [line.partition(": ") for line in lines[1:-2]]]
+    headers: HeaderList = _FIELD.findall(head[0].decode("ascii"))
     named = {name.lower(): value for name, value in headers}
     upgrades = named.get("upgrade", "").lower() == "websocket" and named.get("connection", "").lower() == "upgrade"
     if len(named) < len(headers) or not upgrades or named.get("sec-websocket-accept") != accept:

@@ -44,6 +44,10 @@ _COURTESY = 1e-3
 """Seconds that the loop waits for a thread to return from post(), at most."""
 
 
+# To make one for each post() takes as long as the rest of it.
+_CLOSED, _EMPTY = contextlib.suppress(OSError), contextlib.suppress(BlockingIOError)
+
+
 class _Commands(UniversalQueue):  # type: ignore[misc]
     """curio's queue between threads, without a bound and without its mutex.
 
@@ -55,7 +59,8 @@ class _Commands(UniversalQueue):  # type: ignore[misc]
     the one that holds it runs a signal handler.
     """
 
-    def _put(self, item: Command, requeue: bool = False) -> None:
+    def put(self, item: Command) -> None:
+        """From plain functions only; curio's finds out first, and slowly, whether a coroutine calls it."""
         self._queue.append(item)
         self.wake()
 
@@ -64,12 +69,12 @@ class _Commands(UniversalQueue):  # type: ignore[misc]
 
     def wake(self) -> None:
         """Have the consumer look."""
-        with contextlib.suppress(OSError):  # it is closed: the loop has ended
+        with _CLOSED:  # the loop has ended
             self._put_send()
 
     def forget_wakes(self) -> None:
         """Before the consumer looks: who appends later wakes it again."""
-        with contextlib.suppress(BlockingIOError):
+        with _EMPTY:
             while len(self._get_sock.recv(4096)) == 4096:
                 pass
 

@@ -90,7 +90,7 @@ def _check_interpreter() -> None:
 
 def is_loop_thread() -> bool:
     """Whether the caller runs on the loop thread."""
-    return _loop is not None and _loop.is_current()
+    return _loop is not None and _loop.ident == get_ident()
 
 
 def stop(timeout: float) -> None:

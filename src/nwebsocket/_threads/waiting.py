@@ -42,12 +42,12 @@ class Holder(Protocol):
     def is_entered(self) -> bool: ...
 
 
-_watched: weakref.WeakValueDictionary[int, Holder] = weakref.WeakValueDictionary()
+_watched: set[weakref.ref[Holder]] = set()
 
 
 def watch(holder: Holder) -> None:
     """Know `holder` as long as it exists."""
-    _watched[id(holder)] = holder
+    _watched.add(weakref.ref(holder, _watched.discard))
 
 
 def enlist(waiters: list[threading.Lock]) -> threading.Lock:
@@ -116,6 +116,6 @@ def _check_locks() -> None:
     No code of this library waits while it holds one, but a signal handler or a finalizer of the user's may interrupt it
     there and wait for a socket, this one or another.
     """
-    watched = [holder for reference in _watched.valuerefs() if (holder := reference()) is not None]
+    watched = [holder for reference in _watched.copy() if (holder := reference()) is not None]
     if any(holder.is_entered() for holder in watched):
         raise WaitsForItself("a signal handler or a finalizer that interrupted a call of a socket cannot wait for one")
