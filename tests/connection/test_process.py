@@ -69,6 +69,11 @@ def check_quiet(ran: Ran, *, within: float) -> None:
     assert ran.exit_time < within
 
 
+BOUND = 5.0
+"""Seconds for an exit that waits for servers: 2 are promised, and the rest is the machine's, which may be busy. What
+goes wrong takes 10 (`close_timeout`), or for ever.
+"""
+
 READY = 'print("READY", flush=True)\n'
 
 
@@ -160,7 +165,7 @@ def test_exit_waits_for_a_slow_reader(tmp_path: Path) -> None:
             """,
             server.url,
         )
-    check_quiet(ran, within=2.5)
+    check_quiet(ran, within=BOUND)
     assert sizes == [10**6] * 15
 
 
@@ -181,7 +186,7 @@ def test_exit_with_many_connections_whose_servers_never_answer(tmp_path: Path, c
             callbacks,
         )
         closes = [recorder.frames.get(timeout=LIMIT)[-1] for _ in range(50)]
-    check_quiet(ran, within=2.5)
+    check_quiet(ran, within=BOUND)
     assert closes == [(CLOSE, (1001).to_bytes(2, "big"))] * 50
 
 
@@ -199,7 +204,7 @@ def test_exit_while_connecting(tmp_path: Path) -> None:
             """,
             f"ws://{host}:{port}/",
         )
-    check_quiet(ran, within=2.5)
+    check_quiet(ran, within=BOUND)
 
 
 def test_exit_during_the_handshake(tmp_path: Path) -> None:
@@ -209,7 +214,7 @@ def test_exit_during_the_handshake(tmp_path: Path) -> None:
 
     with RawServer(script) as server:
         ran = run(tmp_path, "ws = WebSocket(sys.argv[1], open_timeout=None)\n" + READY, server.url)
-    check_quiet(ran, within=2.5)
+    check_quiet(ran, within=BOUND)
 
 
 @pytest.mark.parametrize("body", ["while True: pass", "time.sleep(1000)", "lock.acquire()"])
@@ -254,7 +259,7 @@ def test_onclose_runs_for_a_connection_that_closes_at_exit(
             server.url,
             callbacks,
         )
-    check_quiet(ran, within=2.5)
+    check_quiet(ran, within=BOUND)
     assert ran.out == "closed 1001 True\n"
 
 
