@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import garbage
 import hypothesis
 import local_server
 import peers
@@ -104,7 +105,7 @@ class Snapshot:
         """Return what is new and still there after `patience` seconds at most."""
         deadline = time.monotonic() + patience
         if self._left_now():
-            gc.collect()
+            garbage.collect()
         while (left := self._left_now()) and time.monotonic() < deadline:
             time.sleep(0.01)
         return left
@@ -134,7 +135,7 @@ def _open_sockets() -> set[str]:
 @pytest.fixture(scope="module", autouse=True)
 def old_objects_stay() -> None:
     """Have the garbage collector look at nothing older than the test's module: else it takes half of all the time."""
-    gc.collect()
+    garbage.collect()
     gc.freeze()
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import garbage
 import pytest
 from peers import LIMIT, Peer, RawServer, text
 
@@ -166,7 +166,7 @@ def test_a_socket_whose_handler_is_set_while_a_listener_goes_is_kept_alive(monke
         ws.wait_open(LIMIT)
         monkeypatch.undo()
         ws = None
-        gc.collect()
+        garbage.collect()
         (ws,) = open_sockets()
         ws.close()
         ws.wait_closed(LIMIT)

@@ -5,6 +5,7 @@ import threading
 from time import monotonic
 from typing import Any
 
+import garbage
 import pytest
 
 from nwebsocket._threads import loop_thread
@@ -139,7 +140,7 @@ def test_a_finalizer_may_post_while_its_thread_is_inside_post(loop: LoopThread) 
             loop.post(nothing)
     finally:
         gc.set_threshold(*threshold)
-    gc.collect()
+    garbage.collect()
     run(loop, lambda: None)
     assert sorted(seen) == list(range(2000))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import time
 import tracemalloc
 import weakref
 from typing import Any
 
+import garbage
 import pytest
 from peers import LIMIT, RawServer, refusing_address
 from until import until
@@ -19,7 +19,7 @@ def is_gone(reference: weakref.ref[Any]) -> bool:
     """Whether that goes within a second, in which the log may still wait for a handler."""
     deadline = time.monotonic() + 1
     while reference() is not None and time.monotonic() < deadline:
-        gc.collect()
+        garbage.collect()
         time.sleep(0.01)
     return reference() is None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 import queue
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+import garbage
 import pytest
 from holding import held_loop
 from peers import (
@@ -762,7 +762,7 @@ def test_a_socket_that_nobody_holds_is_closed_with_a_warning(echo: str) -> None:
 def test_a_socket_with_a_handler_lives_until_it_is_closed(echo: str) -> None:
     heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
     connect(echo).onmessage = heard.put
-    gc.collect()
+    garbage.collect()
     (ws,) = open_sockets()
     ws.send("x")
     assert heard.get(timeout=LIMIT) == "x"

@@ -6,7 +6,6 @@ import array
 import copy
 import ctypes
 import dataclasses
-import gc
 import io
 import math
 import mmap
@@ -21,6 +20,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import garbage
 import numpy as np
 import pytest
 from peers import LIMIT, echo_server
@@ -363,7 +363,7 @@ def test_a_dropped_socket_is_closed_also_if_its_warning_is_an_error(monkeypatch:
         ws = WebSocket(server.url).wait_open(LIMIT)
         bridge = ws._nwebsocket.bridge
         del ws
-        gc.collect()
+        garbage.collect()
         assert bridge.wait(lambda: bridge.life.ending is not None, LIMIT)
         ended.set()
     assert raised == [ResourceWarning]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import array
 import base64
 import contextlib
-import gc
 import logging
 import queue
 import re
@@ -20,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import garbage
 import peers
 import pytest
 from peers import BINARY, CLOSE, LIMIT, TEXT, Authority, Frame, Peer, RawServer, close_frame, echo_server, frame, text
@@ -1377,7 +1377,7 @@ def test_row_36_a_forgotten_socket_without_handlers_is_closed_with_a_warning(see
 
     def forget() -> list[Frame]:
         WebSocket(server.url).wait_open(LIMIT)
-        gc.collect()
+        garbage.collect()
         return seen.get(timeout=LIMIT)
 
     with RawServer(script) as server, pytest.warns(ResourceWarning, match="dropped without close"):
@@ -1407,7 +1407,7 @@ def test_row_36_a_socket_with_handlers_stays_alive(
         elif how == "listener":
             ws.addEventListener("message", lambda event: seen.put(event.data))
         del ws
-        gc.collect()
+        garbage.collect()
         gate.set()
         assert seen.get(timeout=LIMIT) == "still there?"
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import garbage
 import measure
 import numpy
 import pytest
@@ -647,7 +648,7 @@ def test_many_queries_of_many_threads_find_their_answers() -> None:
         assert len(queries._given_up) + ws.stats.late_replies == len(unanswered)
         assert 0 < len(unanswered) < threads * each / 2  # a busy machine answers some too late
     del queries
-    gc.collect()
+    garbage.collect()
     assert [thing for thing in gc.get_objects() if isinstance(thing, Query)] == []
 
 

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+import garbage
 import pytest
 from peers import LIMIT, Peer, RawServer, close_frame, echo_server, text
 
@@ -432,7 +433,7 @@ def wait_until_gone(references: list[weakref.ref[Any]]) -> None:
         for target, event in zip([reference() for reference in references], gone, strict=True)
         if target is not None
     ]
-    gc.collect()
+    garbage.collect()
     for finalizer, event in zip(finalizers, gone, strict=False):
         assert event.wait(LIMIT) or not finalizer.alive
 
@@ -450,7 +451,7 @@ def test_a_lost_connection_of_which_the_error_was_raised_is_let_go() -> None:
     deadline = time.monotonic() + LIMIT
     while any(reference() is not None for reference in references):
         assert time.monotonic() < deadline
-        gc.collect()  # a handler for the error may come late: it is kept for a moment
+        garbage.collect()  # a handler for the error may come late: it is kept for a moment
 
 
 def test_an_exception_before_super_init_leaves_nothing() -> None:
@@ -466,7 +467,7 @@ def test_an_exception_before_super_init_leaves_nothing() -> None:
 def test_a_bad_argument_leaves_nothing() -> None:
     with pytest.raises(ValueError, match="max_queue"):
         Recording.__base__("ws://localhost/", max_queue=0)  # type: ignore[misc]
-    gc.collect()
+    garbage.collect()
     assert open_sockets() == []
 
 
@@ -649,7 +650,7 @@ def test_the_signature_of_the_class_itself() -> None:
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="counts references")
 def test_a_closed_socket_is_freed_without_the_collector(echo: str) -> None:
-    gc.collect()
+    garbage.collect()
     gc.disable()
     try:
         with WebSocket(echo) as ws:

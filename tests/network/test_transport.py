@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import gc
 import logging
 import os
 import socket
@@ -17,6 +16,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import garbage
 import pytest
 import trustme
 
@@ -40,7 +40,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="counts on how L
 
 def open_descriptors(*, collected: bool = True) -> set[str]:
     if collected:
-        gc.collect()
+        garbage.collect()
     directory = "/proc/self/fd"
     links = {}
     for name in os.listdir(directory) if os.path.isdir(directory) else []:

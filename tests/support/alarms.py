@@ -8,6 +8,8 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import garbage
+
 
 @contextlib.contextmanager
 def alarm(handler: Callable[..., Any], first: float, interval: float = 0.0) -> Iterator[None]:
@@ -54,7 +56,7 @@ class Barrage:
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
     """No finalizer runs in which an exception would be lost, whoever's it is."""
-    gc.collect()
+    garbage.collect()
     gc.disable()
     try:
         yield

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import os
 import random
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import garbage
 import websockets.asyncio.server
 import websockets.exceptions
 
@@ -301,7 +301,7 @@ def _converse(url: str, number: int) -> None:
 
 def _left_behind() -> dict[str, Any]:
     """Count what this process holds. Threads that are about to end are waited for."""
-    gc.collect()
+    garbage.collect()
     for thread in threading.enumerate():
         if thread.name == "nwebsocket-callbacks":
             thread.join(5)

@@ -7,7 +7,6 @@ all delays are much shorter. The figures are shown with -s.
 from __future__ import annotations
 
 import contextlib
-import gc
 import signal
 import subprocess
 import threading
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import garbage
 import measure
 import pytest
 from numbered import free_port, kill, start_server
@@ -148,7 +148,7 @@ class Footprint:
         for thread in threading.enumerate():
             if thread.name == "nwebsocket-ask":
                 thread.join(LIMIT)
-        gc.collect()
+        garbage.collect()
         return cls(measure.resident_memory(), measure.open_descriptors(), threading.active_count())
 
 

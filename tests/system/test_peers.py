@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import re
 import socket
 import ssl
@@ -14,10 +15,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import conftest
+import garbage
 import peers
 import pytest
 import websockets.exceptions
-from peers import Frame, Peer, RawServer
+from peers import LIMIT, Frame, Peer, RawServer
 from websockets.sync.client import connect
 
 pytest_plugins = ["pytester"]
@@ -442,10 +444,48 @@ def test_fixtures_and_settings_fail_what_they_should(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytester.path.joinpath("tests", "support").mkdir(parents=True)
-    for name in ("tests/conftest.py", "tests/support/local_server.py", "tests/support/peers.py", "pyproject.toml"):
+    support = [f"tests/support/{name}.py" for name in ("garbage", "local_server", "peers")]
+    for name in ("tests/conftest.py", *support, "pyproject.toml"):
         pytester.path.joinpath(name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
     pytester.path.joinpath("tests", "test_faulty.py").write_text(textwrap.dedent(FAULTY_TESTS), "utf-8")
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take longer to import than the tests to run
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "pytest_timeout")
     failed = re.findall(r"^(?:FAILED|ERROR) tests/test_faulty\.py::(\w+)", result.stdout.str(), re.MULTILINE)
     assert set(failed) == set(re.findall(r"def (test_\w+)\(\)", FAULTY_TESTS))
+
+
+def test_garbage_is_collected_though_another_thread_collects(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    class Cyclic:
+        def __init__(self, finalize: Callable[[], object]) -> None:
+            self.me, self.finalize = self, finalize
+
+        def __del__(self) -> None:
+            self.finalize()
+
+    def slow() -> None:
+        entered.set()
+        assert leave.wait(LIMIT)
+
+    def collect() -> None:
+        Cyclic(slow)
+        gc.collect()
+
+    other = threading.Thread(target=collect)
+    other.start()
+    assert entered.wait(LIMIT)
+    gone: list[bool] = []
+    Cyclic(lambda: gone.append(True))
+    gc.collect()
+    assert not gone  # the other thread is at it, so this did nothing
+
+    def attempt() -> None:
+        monkeypatch.undo()
+        gc.collect()
+        leave.set()
+
+    monkeypatch.setattr(gc, "collect", attempt)
+    garbage.collect()
+    assert gone
+    other.join()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import gc
 import random
 import ssl
 import threading
@@ -14,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
+import garbage
 from peers import Authority, RawServer, close_frame, ping
 
 from nwebsocket import (
@@ -395,12 +395,12 @@ def many(run: Run) -> None:
                 ws.close()
         del sockets, ws
         if dice.random() < 0.2:
-            gc.collect()
+            garbage.collect()
 
     with run.server(echo) as server:
         while run.goes_on():
             run.all_at_once([functools.partial(use, random.Random(run.dice.random())) for _ in range(4)])
-        gc.collect()
+        garbage.collect()
         close_all()
         deadline = time.monotonic() + PATIENCE
         while open_sockets() and time.monotonic() < deadline:
