@@ -31,8 +31,8 @@ SHARED = {0, 5, 8}
 """The floors whose rooms may import from one another."""
 
 UPWARDS = {
-    ("_connection.inside", "_notebook.record"): "the hook of the record: only in a notebook, when a socket is made",
-    ("_connection.inside", "websocket"): "a type: what the inside belongs to",
+    ("_connection.parts", "_notebook.record"): "the hook of the record: only in a notebook, when a socket is made",
+    ("_connection.parts", "websocket"): "a type: what the inside belongs to",
     ("_connection.sockets", "websocket"): "a type: what is registered",
     ("websocket", "_notebook.card"): "the card, when a notebook asks for it",
 }

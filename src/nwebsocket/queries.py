@@ -29,9 +29,10 @@ from ._base.fast_json import decode, encode
 from ._base.log import log
 from ._base.logger import contains
 from ._base.numbers import count_of
-from ._connection.inside import sifters
+from ._connection.parts import sifters
 from ._connection.query import Query
-from ._protocol.payload import Message, message_of
+from ._connection.sender import message_of
+from ._protocol.payload import Message
 from ._threads import the_loop, waiting
 from .exceptions import ConnectionClosed, InvalidArgument, QueryTimeout
 from .options import check_timeout
@@ -186,7 +187,7 @@ class _Queries:
     def _wake_one(self) -> None:
         waiting.release_first(self._waiting)
 
-    # ---- whoever reads
+    # ---- the thread that reads
 
     def takes(self, message: str | bytes, taken_out: list[Any]) -> bool:
         """Settle the query to which this message is the reply; False if it is an ordinary one.

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ._base.log import log
 from ._base.numbers import count_of
-from ._connection.inside import make_default_tls_context
 from ._connection.life import Ending
-from ._connection.outbox import OutboxBridge, Passing
-from ._protocol.payload import TEXT, Message, message_of
+from ._connection.outbox import NotKept, OutboxBridge
+from ._connection.parts import make_default_tls_context
+from ._connection.sender import message_of
+from ._protocol.payload import TEXT, Message
 from ._protocol.url import parse_protocols, parse_url
 from ._threads import the_loop
 from .events import CloseEvent
@@ -127,8 +128,8 @@ class ReconnectingWebSocket(WebSocket):
             from ._connection.session import Session
             from ._connection.supervisor import Supervisor, Target
 
-        inside = self._nwebsocket
-        inside.check_may_start(self)
+        parts = self._nwebsocket
+        parts.check_may_start(self)
         if options.get("sock") is not None:
             raise InvalidArgument("a ReconnectingWebSocket cannot use sock: there is no second one")
         check_names("ReconnectingWebSocket.__init__", options, _KNOWN)
@@ -144,21 +145,21 @@ class ReconnectingWebSocket(WebSocket):
             target = parse_url(url()) if callable(url) else first
             chosen = parse_protocols(protocols()) if callable(protocols) else names
             now = replace(fixed, headers=headers()) if callable(headers) else fixed  # type: ignore[arg-type]
-            inside.goes_to(target)
+            parts.goes_to(target)
             make_default_tls_context(target, now.proxy_for(target), now)
             return Target(target, chosen, now)
 
         bridge = OutboxBridge(fixed, max_outbox)
-        inside.prepare(self, bridge, first, fixed)
-        never = Session(bridge, inside.callbacks, Opening(first, names, fixed, bridge.trace), fixed)
+        parts.prepare(self, bridge, first, fixed)
+        never = Session(bridge, parts.callbacks, Opening(first, names, fixed, bridge.trace), fixed)
         supervisor = Supervisor(
             bridge,
-            inside.callbacks,
+            parts.callbacks,
             ask,
             asks_again=callable(url) or callable(headers),
             reconnects=_user_decides(weakref.ref(self)),
         )
-        inside.supervise(self, never, supervisor)
+        parts.supervise(self, never, supervisor)
 
     def should_reconnect(self, event: CloseEvent) -> bool:
         """Whether to connect again after this; to be overridden. Called on a thread of its own, before `onclose`.
@@ -176,7 +177,7 @@ class ReconnectingWebSocket(WebSocket):
         Raises OutboxFull (BufferError) if there is no room, ConnectionClosed after the end for good.
         """
         bridge, message = self._nwebsocket.bridge, message_of(data)
-        bridge.sender.send(message if keep else Passing(message))
+        bridge.sender.send(message if keep else NotKept(message))
         if bridge.trace.on:
             bridge.trace(">", f"a message of {message[2]:,} {'text' if message[0] == TEXT else 'binary'} bytes")
 

@@ -15,9 +15,10 @@ from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
 
-from ._connection.inside import Inside
+from ._connection.parts import Parts
 from ._connection.phase import ReadyState
-from ._protocol.payload import TEXT, message_of
+from ._connection.sender import message_of
+from ._protocol.payload import TEXT
 from ._protocol.response import Response
 from ._protocol.url import parse_protocols, parse_url
 from ._threads import the_loop
@@ -74,17 +75,17 @@ def _counting(init: Init) -> Init:
 
     @functools.wraps(init)
     def __init__(self: WebSocket, *args: Any, **kwargs: Any) -> None:
-        inside = self._nwebsocket
-        started_before = inside.started
-        inside.enter_init()
+        parts = self._nwebsocket
+        started_before = parts.started
+        parts.enter_init()
         try:
             init(self, *args, **kwargs)
         except BaseException:
-            if inside.started and not started_before:
-                inside.bridge.close(1001, "")
+            if parts.started and not started_before:
+                parts.bridge.close(1001, "")
             raise
         finally:
-            inside.leave_init()
+            parts.leave_init()
 
     vars(__init__)["_nwebsocket_counting"] = True
     return cast("Init", __init__)
@@ -128,23 +129,23 @@ class WebSocket:
     CLOSING = ReadyState.CLOSING
     CLOSED = ReadyState.CLOSED
 
-    _nwebsocket: Inside
+    _nwebsocket: Parts
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if not getattr(cls.__init__, "_nwebsocket_counting", False):
             cls.__init__ = _counting(cls.__init__)  # type: ignore[method-assign]
         self = super().__new__(cls)
-        object.__setattr__(self, "_nwebsocket", Inside(_EMPTY_HANDLERS))
+        object.__setattr__(self, "_nwebsocket", Parts(_EMPTY_HANDLERS))
         return self
 
     @_counting
     @with_options_shown(WebSocketOptions)
     def __init__(self, url: str, protocols: str | Iterable[str] = (), **options: Unpack[WebSocketOptions]) -> None:
-        inside = self._nwebsocket
-        inside.check_may_start(self)
+        parts = self._nwebsocket
+        parts.check_may_start(self)
         check_names("WebSocket.__init__", options, WebSocketOptions.__optional_keys__)
         checked = Options(**options)  # type: ignore[arg-type]  # `headers`, of which it makes pairs
-        inside.start(self, parse_url(url), parse_protocols(protocols), checked)
+        parts.start(self, parse_url(url), parse_protocols(protocols), checked)
 
     # ---- the browser's surface
 
@@ -280,12 +281,12 @@ class WebSocket:
         seconds, and RuntimeError on the loop thread.
         """
         timeout = check_timeout(timeout)
-        inside = self._nwebsocket
-        bridge = inside.bridge
+        parts = self._nwebsocket
+        bridge = parts.bridge
         if not bridge.life.was_open and bridge.life.ending is None:
-            inside.check_may_wait("wait_open()", in_callback=True)
+            parts.check_may_wait("wait_open()", in_callback=True)
         if not bridge.wait(lambda: bridge.life.was_open or bridge.life.ending is not None, timeout):
-            raise WaitTimeout(f"{inside.url.shown} is not open after {timeout:g} s{bridge.why_not_open()}")
+            raise WaitTimeout(f"{parts.url.shown} is not open after {timeout:g} s{bridge.why_not_open()}")
         if bridge.life.was_open or bridge.life.ending is None:  # or it has been lost since, and will come back
             return self
         raise bridge.life.opening_error()
@@ -297,11 +298,11 @@ class WebSocket:
         socket, which it would wait for. It does not close the connection: that is close()'s.
         """
         timeout = check_timeout(timeout)
-        inside = self._nwebsocket
-        inside.check_may_wait("wait_closed()", in_callback=False)
-        bridge = inside.bridge
-        if not inside.wait_settled(timeout):
-            raise WaitTimeout(f"{inside.url.shown} has not ended and been heard of by its handlers after {timeout:g} s")
+        parts = self._nwebsocket
+        parts.check_may_wait("wait_closed()", in_callback=False)
+        bridge = parts.bridge
+        if not parts.wait_settled(timeout):
+            raise WaitTimeout(f"{parts.url.shown} has not ended and been heard of by its handlers after {timeout:g} s")
         ending = bridge.life.ending
         assert ending is not None
         return CloseEvent("close", self, ending.code, ending.reason, ending.clean)
@@ -314,13 +315,13 @@ class WebSocket:
         """
         if timeout is not None:
             timeout = check_timeout(timeout)
-        inside = self._nwebsocket
-        bridge, hears_messages = inside.bridge, inside.callbacks.handlers.hear_messages
+        parts = self._nwebsocket
+        bridge, hears_messages = parts.bridge, parts.callbacks.handlers.hear_messages
         if get_ident() == bridge.loop_ident and not hears_messages():
-            inside.check_may_wait("recv()", in_callback=True)
+            parts.check_may_wait("recv()", in_callback=True)
         message = bridge.recv(timeout, hears_messages)
         if message is None:
-            raise WaitTimeout(f"no message from {inside.url.shown} within {timeout:g} s")
+            raise WaitTimeout(f"no message from {parts.url.shown} within {timeout:g} s")
         return message
 
     def __iter__(self) -> Iterator[str | bytes]:
@@ -341,19 +342,19 @@ class WebSocket:
         Raises WaitTimeout, InvalidStateError or ConnectionClosed, and RuntimeError on the loop thread.
         """
         timeout = check_timeout(timeout)
-        inside = self._nwebsocket
-        inside.check_may_wait("ping()", in_callback=True)
-        bridge = inside.bridge
+        parts = self._nwebsocket
+        parts.check_may_wait("ping()", in_callback=True)
+        bridge = parts.bridge
         bridge.life.require_open("ping()")
         answer: list[float] = []
 
         async def command() -> None:
-            await inside.session.ping(answer)
+            await parts.session.ping(answer)
 
-        session = inside.session
+        session = parts.session
         bridge.post(command)
-        if not bridge.wait(lambda: answer or bridge.life.ending is not None or inside.session is not session, timeout):
-            raise WaitTimeout(f"no pong from {inside.url.shown} within {timeout:g} s")
+        if not bridge.wait(lambda: answer or bridge.life.ending is not None or parts.session is not session, timeout):
+            raise WaitTimeout(f"no pong from {parts.url.shown} within {timeout:g} s")
         if not answer:
             raise bridge.life.closed_error()
         return answer[0]
@@ -392,8 +393,8 @@ class WebSocket:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-        inside = self._nwebsocket
-        if not inside.callbacks.is_current() and not the_loop.is_loop_thread():
+        parts = self._nwebsocket
+        if not parts.callbacks.is_current() and not the_loop.is_loop_thread():
             self.wait_closed()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -401,14 +402,14 @@ class WebSocket:
         raise TypeError(f"a {type(self).__name__} cannot be copied or pickled: it is a connection; make another one")
 
     def __repr__(self) -> str:
-        inside: Inside | None = self.__dict__.get("_nwebsocket")
+        parts: Parts | None = self.__dict__.get("_nwebsocket")
         name = type(self).__name__
-        if inside is None or not inside.started:
+        if parts is None or not parts.started:
             return f"<{name} never opened>"
-        bridge = inside.bridge
+        bridge = parts.bridge
         counts = f"sent {bridge.outgoing.accepted_messages}, received {bridge.inbox.received}"
         ending = f", {bridge.life.ending.code}" if bridge.life.ending is not None else ""
-        return f"<{name} {inside.callbacks.visible_state().name}{ending} {inside.url.shown} {counts}>"
+        return f"<{name} {parts.callbacks.visible_state().name}{ending} {parts.url.shown} {counts}>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows where this is the last line of a cell."""
@@ -417,12 +418,12 @@ class WebSocket:
         return card(type(self).__name__, self.__dict__.get("_nwebsocket"))
 
     def __del__(self) -> None:
-        inside: Inside | None = self.__dict__.get("_nwebsocket")
-        if inside is None or not inside.started:
+        parts: Parts | None = self.__dict__.get("_nwebsocket")
+        if parts is None or not parts.started:
             return
-        if not inside.ended():
-            dropped = not inside.bridge.life.closed_locally
-            inside.bridge.close(1001, "")  # first: with -W error, to warn is to raise
+        if not parts.ended():
+            dropped = not parts.bridge.life.closed_locally
+            parts.bridge.close(1001, "")  # first: with -W error, to warn is to raise
             if dropped:
                 warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, stacklevel=2, source=self)
 

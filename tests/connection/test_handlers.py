@@ -25,6 +25,7 @@ from peers import (
 )
 
 from nwebsocket import CloseEvent, ErrorEvent, Event, MessageEvent, OpenTimeout, WebSocket, WebSocketError
+from nwebsocket._connection.callbacks import RUNNING
 
 WHERE = pytest.mark.parametrize("where", ["thread", "loop"])
 
@@ -810,5 +811,5 @@ def test_who_waits_for_the_end_is_not_told_of_it_by_a_handler_that_begins_just_t
     with WebSocket(echo) as ws:
         callbacks = ws._nwebsocket.callbacks
         with monkeypatch.context() as patch:
-            patch.setattr(callbacks, "next_type", lambda: patch.setattr(callbacks, "_running", True))
+            patch.setattr(callbacks, "next_type", lambda: patch.setattr(callbacks, "_run", RUNNING))
             assert not callbacks.settled()

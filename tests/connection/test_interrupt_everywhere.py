@@ -33,12 +33,13 @@ from peers import LIMIT, Authority, Connection, echo_server, refusing_address
 from until import until
 
 from nwebsocket import Deflate, QueryMixin, ReconnectingWebSocket, WebSocket
-from nwebsocket._connection import sender, session, sweep, tail
+from nwebsocket._connection import burst_end, lent_sockets, sender, session
 from nwebsocket._protocol.fast_lane import ENABLED
 from nwebsocket._threads import the_loop, waiting
 
 pytestmark = pytest.mark.skipif(
-    not (ENABLED and sweep.AVAILABLE), reason="only with the fast lane, and where there is epoll, do threads read"
+    not (ENABLED and lent_sockets.AVAILABLE),
+    reason="only with the fast lane, and where there is epoll, do threads read",
 )
 
 STEP = measure.size(17, 1)
@@ -440,7 +441,7 @@ def options(kind: str, ca: Authority) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def patient_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is traced takes its time: the loop does not take the socket back meanwhile."""
-    monkeypatch.setattr(sweep, "INTERVAL", 0.2)
+    monkeypatch.setattr(lent_sockets, "INTERVAL", 0.2)
 
 
 # --- What is struck
@@ -520,9 +521,9 @@ def one_comes_late(talk: Talk) -> None:
     talk.send(talk.new(word="late"))
 
 
-def tail_is_trusted(talk: Talk) -> None:
-    talk.bridge.sender._tail._in_time = 100
-    talk.bridge.sender._tail._thread = threading.get_ident()
+def sender_is_trusted(talk: Talk) -> None:
+    talk.bridge.sender._burst_end._in_time = 100
+    talk.bridge.sender._burst_end._thread = threading.get_ident()
 
 
 def is_full(talk: Talk) -> None:
@@ -569,7 +570,11 @@ CASES = {
     "send much": (nothing, sends_much, WRITES),
     "send fragments": (nothing, sends_fragments, WRITES),
     "send a burst": (nothing, sends_burst, WRITES),
-    "send a burst and receive": (tail_is_trusted, sends_burst_and_receives, WRITES | READS | {"_leave_tail"}),
+    "send a burst and receive": (
+        sender_is_trusted,
+        sends_burst_and_receives,
+        WRITES | READS | ({"_leave_burst_end"} if burst_end.AVAILABLE else set()),
+    ),
     "send at the limit": (is_full, sends, {"_wait_for_room"}),
     "recv": (one_comes, receives, READS),
     "recv late": (one_comes_late, receives, READS),
@@ -587,9 +592,9 @@ def burst(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """Have a burst be one, however slowly it is sent, and a small one enough to write some of it at once."""
     if "burst" in request.node.name:
         monkeypatch.setattr(sender, "_PAUSE", 60.0)
-        monkeypatch.setattr(tail, "FIRST_PIECE", 4)
-        monkeypatch.setattr(tail, "BURST", 4)
-        monkeypatch.setattr(tail, "_MOMENT", 60.0)
+        monkeypatch.setattr(burst_end, "FIRST_PIECE", 4)
+        monkeypatch.setattr(burst_end, "BURST", 4)
+        monkeypatch.setattr(burst_end, "_MOMENT", 60.0)
 
 
 @pytest.mark.usefixtures("burst")

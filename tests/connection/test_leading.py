@@ -13,7 +13,7 @@ from peers import CLOSE, LIMIT, PING, PONG, Authority, Peer, RawServer, close_fr
 from until import until
 
 from nwebsocket import Deflate, QueryMixin, ReconnectingWebSocket, WebSocket
-from nwebsocket._connection.sweep import AVAILABLE
+from nwebsocket._connection.lent_sockets import AVAILABLE
 from nwebsocket._protocol.fast_lane import ENABLED
 
 pytestmark = pytest.mark.skipif(

@@ -11,6 +11,7 @@ from peers import BINARY, CLOSE, LIMIT, PONG, TEXT, Peer, RawServer, close_frame
 from until import until
 
 from nwebsocket import ProtocolError, WebSocket
+from nwebsocket._connection.callbacks import PAUSED
 from nwebsocket._network.output import MAX_PONGS
 from nwebsocket._network.transport import Transport
 
@@ -221,7 +222,7 @@ def test_handlers_on_the_loop_hear_no_more_while_they_have_sent_too_much(kind: s
             feed.addEventListener("message", relay)
         else:
             feed.onmessage = relay
-        until(lambda: feed._nwebsocket.callbacks._paused)
+        until(lambda: feed._nwebsocket.callbacks._run is PAUSED)
         go_on.set()
         assert over.wait(LIMIT)
         for ws in {feed, to}:

@@ -80,7 +80,7 @@ def test_a_loss_right_after_wait_open_has_waited(echo: str, monkeypatch: pytest.
 
         def lose_afterwards(*arguments: Any) -> Any:
             waited = wait(*arguments)
-            patch.setattr(bridge.life, "was_open", False)
+            patch.setattr(bridge.life, "opened_at", None)
             return waited
 
         patch.setattr(bridge, "wait", lose_afterwards)

@@ -33,8 +33,8 @@ from until import until
 
 from nwebsocket import ConnectionClosed, ConnectionLost, WaitTimeout, WebSocket, connect
 from nwebsocket._connection import intake as intake_module
+from nwebsocket._connection.lent_sockets import AVAILABLE, IDLE, LentSockets
 from nwebsocket._connection.reader import Reader
-from nwebsocket._connection.sweep import AVAILABLE, IDLE, Sweep
 from nwebsocket._network.tls import TLS
 from nwebsocket._protocol.fast_lane import ENABLED
 
@@ -131,11 +131,11 @@ def ws(server: RawServer, options: dict[str, Any]) -> Iterator[WebSocket]:
 def long_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop does not read again by itself: only when it is asked to, at once."""
 
-    async def sleep(_: Sweep) -> None:
+    async def sleep(_: LentSockets) -> None:
         pass
 
-    monkeypatch.setattr(Sweep, "_look_where_something_waits", sleep)
-    monkeypatch.setattr(Sweep, "_look_at_all", sleep)
+    monkeypatch.setattr(LentSockets, "_look_where_something_waits", sleep)
+    monkeypatch.setattr(LentSockets, "_look_at_all", sleep)
 
 
 def lend(ws: WebSocket) -> Reader:

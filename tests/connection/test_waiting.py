@@ -318,7 +318,7 @@ def test_what_has_begun_is_closed_if_there_is_no_loop(monkeypatch: pytest.Monkey
         assert peer.request
         heard.put(peer.read_eof())
 
-    monkeypatch.setattr("nwebsocket._connection.inside.Bridge", no_loop)
+    monkeypatch.setattr("nwebsocket._connection.parts.Bridge", no_loop)
     with RawServer(listen) as server:
         with pytest.raises(RuntimeError, match="no thread"):
             WebSocket(server.url)

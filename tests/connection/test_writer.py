@@ -539,7 +539,7 @@ def test_a_reset_ends_every_send_that_waits_or_goes_on(ca: Authority, tls: bool)
     context = ca.server() if tls else None
     with RawServer(resetter, ssl=context) as server, connected(server, ca, tls, write_limit=2**20) as ws:
         threads = in_threads(partial(send_until_closed, bytes(size)) for size in (1, 1, MUCH, MUCH))
-        while not ws._nwebsocket.bridge.waiters.somebody_waits():
+        while not ws._nwebsocket.bridge.waiters.anyone_waits():
             pause()
         resetter.may_reset.set()
         join(threads)

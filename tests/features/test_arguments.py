@@ -36,7 +36,7 @@ from nwebsocket import (
     WebSocketError,
     connect,
 )
-from nwebsocket._protocol.payload import message_of
+from nwebsocket._connection.sender import message_of
 from nwebsocket.options import Options, check_timeout
 
 

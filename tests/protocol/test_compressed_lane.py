@@ -50,10 +50,11 @@ from test_protocol import (
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 
 from nwebsocket import Deflate
+from nwebsocket._connection.sender import message_of
 from nwebsocket._protocol.connection import Protocol
 from nwebsocket._protocol.fast_lane import MUCH, FastLane
 from nwebsocket._protocol.handshake import Request
-from nwebsocket._protocol.payload import Message, message_of
+from nwebsocket._protocol.payload import Message
 from nwebsocket._protocol.received import Received
 
 NO_TAKEOVER = "; server_no_context_takeover"
@@ -249,11 +250,11 @@ def in_turns(protocol: Protocol, pieces: Sequence[bytes]) -> Received:
             total.messages += received.messages
             total.pongs += received.pongs
             total.replies = [*(total.replies or ()), *(received.replies or ())]
-            total.goodbye += received.goodbye
+            total.close_frame += received.close_frame
             total.close = total.close or received.close
             if received.failure is not None:
                 total.failure = received.failure
-                total.goodbye += protocol.fail()
+                total.close_frame += protocol.fail()
     return total
 
 

@@ -70,7 +70,7 @@ def outcome(protocol: Protocol, received: Received) -> tuple[object, ...]:
         received.close,
         unmasked(received.answer),
         failure and (type(failure), str(failure), failure.sent_code, failure.code),
-        (protocol.close_sent, protocol.close_received, protocol.failed, protocol.can_send),
+        (protocol.close_sent, protocol.failed, protocol.can_send),
     )
 
 

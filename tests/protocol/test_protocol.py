@@ -96,7 +96,7 @@ def fed(protocol: Protocol, data: bytes, cuts: list[int] | None = None) -> Recei
         total.messages += part.messages
         total.pongs += part.pongs
         total.replies = (total.replies or []) + (part.replies or [])
-        total.goodbye += part.goodbye
+        total.close_frame += part.close_frame
         total.close = total.close or part.close
         total.failure = total.failure or part.failure
     return total
@@ -537,7 +537,7 @@ class TestClose:
     def test_trap_12_data_after_the_close_is_ignored(self) -> None:
         protocol = opened()
         assert protocol.receive(close_frame(1000) + frame(TEXT, b"late")).messages == []
-        assert (protocol.close_received, protocol.close_sent, protocol.can_send) == (True, True, False)
+        assert (protocol.close_sent, protocol.can_send) == (True, False)
         assert protocol.receive(frame(TEXT, b"later") + b"\xff\xff") == Received([], [])
 
 
@@ -577,7 +577,7 @@ class TestFailure:
     def test_ends_everything(self) -> None:
         protocol = opened()
         protocol.receive(frame(3))
-        assert (protocol.failed, protocol.can_send, protocol.close_received) == (True, False, False)
+        assert (protocol.failed, protocol.can_send, protocol.close_sent) == (True, False, True)
         assert protocol.receive(frame(TEXT, b"after")) == Received([], [])
         assert protocol.close(1000, "") == b""
 

@@ -147,7 +147,7 @@ def test_curio_waits_in_an_epoll_instance_that_can_be_had() -> None:
 
         assert await epoll_descriptor() is not None
 
-    with assumed("curio", "Kernel._selector is an EpollSelector", "linger.py, which is never used otherwise"):
+    with assumed("curio", "Kernel._selector is an EpollSelector", "brief_poll.py, which is never used otherwise"):
         run(main)
 
 

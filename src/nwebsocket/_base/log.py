@@ -57,7 +57,7 @@ def size_of(value: str) -> str:
 class Trace:
     """The story of one connection.
 
-    ``on``  whether somebody wants to hear it, as it was when the connection was made
+    ``on``  whether any handler of the log wants it, as it was when the connection was made
     """
 
     __slots__ = ("_number", "on")

@@ -44,7 +44,7 @@ class ContainedLogger:
         self._logger.addFilter(_escape_traceback)
 
     def isEnabledFor(self, level: int) -> bool:
-        """Whether somebody wants to hear of this."""
+        """Whether any handler of the log wants this."""
         return self._logger.isEnabledFor(level)
 
     def debug(self, message: str, *args: Any) -> None:

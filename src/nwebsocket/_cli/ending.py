@@ -56,7 +56,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def end_by(number: int) -> int:
-    """End the process as the signal would have: whoever started it, a shell above all, sees that it was one.
+    """End the process as the signal would have: what started it, a shell above all, sees that it was one.
 
     Returns the exit status where there are no such signals.
     """

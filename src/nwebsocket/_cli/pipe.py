@@ -2,7 +2,7 @@
 
     MAIN THREAD    ws.recv() --messages--> Output
     "input"        lines --> ws.send(); at their end it waits for silence, and closes
-    "reader"       sees whether somebody still reads standard output, and closes else
+    "reader"       sees whether standard output is still read, and closes else
 
 Nothing is queued here: who cannot write does not receive, and who cannot send does not read. Descriptors are read and
 written without Python's buffers: these have locks, which a thread that blocks would still hold at exit.

@@ -8,7 +8,7 @@
     callbacks <──events──── bridge <── intake <── protocol <──bytes── transport <── server
          ^                                       (fast_lane)
          └───messages─────── bridge <── reader <───────────────────── transport <── server
-    WHOEVER WAITS for a message
+    WHO WAITS for a message
 
 How a connection is opened, on the loop thread:
 

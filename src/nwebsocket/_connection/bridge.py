@@ -34,7 +34,7 @@ from .inbox import Inbox, IntakeSide, Sifter
 from .life import Ending, Life
 from .outgoing import Outgoing
 from .phase import CLOSING, DRAINING, OPEN
-from .sender import Sender, TailWatcher, WritingSide
+from .sender import BurstEndWatcher, Sender, WritingSide
 from .waiters import Waiters
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ MIN_LOOK = 5.0
 """Seconds; with a `close_timeout` of so much or more the session looks for a close_request once in a close_timeout."""
 
 
-class ReadingSide(TailWatcher, Protocol):
+class ReadingSide(BurstEndWatcher, Protocol):
     """What the bridge asks of the reader, on any thread."""
 
     def read(self, deadline: float | None, ready: Callable[[], bool] | None) -> None: ...
@@ -97,7 +97,6 @@ class Bridge:
         # Set once, before the connection starts.
         self.session: LoopSide
         self.handlers: HandlersSide
-        self.sifter: Sifter | None = None
         # Set when the connection opens.
         self.intake: LendingSide
         # None before the socket was first lent.
@@ -116,7 +115,6 @@ class Bridge:
 
     def sift_by(self, sifter: Sifter) -> None:
         """Have ``sifter`` take messages out before they are delivered; before the connection starts."""
-        self.sifter = sifter
         self.inbox.sift_by(sifter)
 
     def begin_with(self, session: LoopSide) -> None:
@@ -314,7 +312,7 @@ class Bridge:
             if happened is not None:
                 happened(events)
             self.life.end(ending)
-            tell = None if self.sifter is None else self.sifter.ended(self.life.closed_error)
+            tell = None if self.inbox.sifter is None else self.inbox.sifter.ended(self.life.closed_error)
             self.waiters.release_all()
         if tell is not None:
             for function in tell:

@@ -45,7 +45,7 @@ class CallbackThread:
         return get_ident() == self._ident
 
     def notify(self) -> None:
-        """There may be something to run, or somebody new to hear it."""
+        """There may be something to run, or a new handler to hear it."""
         with self._bridge.lock:
             self._notices += 1
             if self._thread is not None:

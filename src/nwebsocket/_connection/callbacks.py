@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from typing import Any
 
 from .._base import orphan
@@ -33,9 +34,20 @@ from ..exceptions import ConnectionClosed, InvalidStateError
 from .bridge import Bridge
 from .callback_thread import CallbackThread
 from .handlers import ATTRIBUTE, Handlers, Listener
-from .outgoing import overfull
+from .outgoing import sent_too_much
 from .owner import Owner
 from .phase import ReadyState
+
+
+class Run(Enum):
+    """What the handlers do."""
+
+    RESTING = auto()
+    RUNNING = auto()
+    PAUSED = auto()  # on the loop: they have sent too much, here or to others, and wait until it is written
+
+
+RESTING, RUNNING, PAUSED = Run  # to look one up in the class takes four times as long
 
 
 class Callbacks:
@@ -52,11 +64,11 @@ class Callbacks:
         self._pending: set[EventType] = set()
         # Those of them for which there was no handler when it was looked for; every new handler moves them back.
         self._unheard: set[EventType] = set()
-        self._end_dispatched = False
-        self._shows_open = False
-        self._paused = False  # on the loop: they have sent too much, here or to others, and wait until it is written
+        # What handlers see in the place of the connection's state: OPEN, for an open event heard after close(); CLOSED,
+        # when they hear of the end, for whatever it is; None: it is OPEN to them until close() is called.
+        self._shown: ReadyState | None = None
         self.thread = CallbackThread(bridge, self)
-        self._running = False
+        self._run = RESTING
 
     # ---- handlers
 
@@ -85,7 +97,7 @@ class Callbacks:
         self.notify()
 
     def hear_on_thread(self) -> bool:
-        """Whether somebody listens to messages, on the callback thread."""
+        """Whether messages have a handler, on the callback thread."""
         return not self._on_loop and self.handlers.hear_messages()
 
     def init_left(self) -> None:
@@ -111,9 +123,9 @@ class Callbacks:
         return those for which this cannot be done: they go the usual way, by notify(). This one is faster.
         """
         owner, handlers = self.owner.reference(), self.handlers
-        if self._pending or self.owner.inits or self._running or owner is None:
+        if self._pending or self.owner.inits or self._run is not RESTING or owner is None:
             return messages
-        self._running = True
+        self._run = RUNNING
         try:
             for index, data in enumerate(messages):
                 handler = handlers.only_attribute(owner)
@@ -123,30 +135,35 @@ class Callbacks:
                     handler(data)
                 except BaseException as error:
                     self._log_exception("onmessage", error)
-                if overfull and self._pause():
+                if sent_too_much and self._pause():
                     return messages[index + 1 :]
                 if orphan.thread is not None:
                     orphan.end()
         finally:
-            self._running = False
+            self._rest()
         return []
 
     def _pause(self) -> bool:
         """Pause the handlers on the loop, which have sent more than `write_limit` and cannot wait in send(): the next
         message is heard when that is written. Return whether they pause.
         """
-        if self._on_loop:
-            self._paused = self._bridge.intake.hold_up_handlers()
-        return self._paused
+        if not self._on_loop or not self._bridge.intake.hold_up_handlers():
+            return False
+        self._run = PAUSED
+        return True
+
+    def _rest(self) -> None:
+        if self._run is RUNNING:
+            self._run = RESTING
 
     def go_on(self) -> None:
         """What they have sent is written; on the loop thread."""
-        if self._paused:
-            self._paused = False
+        if self._run is PAUSED:
+            self._run = RESTING
             self.notify()
 
     def notify(self) -> None:
-        """There may be something to run, or somebody new to hear it. From any thread."""
+        """There may be something to run, or a new handler to hear it. From any thread."""
         if self.owner.inits:
             self.owner.waits()
         elif self._on_loop:
@@ -199,16 +216,16 @@ class Callbacks:
         self._notify_loop()
 
     def _notify_loop(self) -> None:
-        if self._paused:
+        if self._run is PAUSED:
             return
-        if the_loop.is_loop_thread() and not self._running:
+        if the_loop.is_loop_thread() and self._run is RESTING:
             self.run_all()
             self._bridge.wake()
         elif not self._bridge.post(self._run_on_loop) and threading.main_thread().is_alive():
             the_loop.current().post(self._run_on_loop)  # a handler that is set after the loop has ended
 
     async def _run_on_loop(self) -> None:
-        if not self._running and not self._paused:
+        if self._run is RESTING:
             self.run_all()
             self._bridge.wake()
 
@@ -216,8 +233,8 @@ class Callbacks:
         """There is no callback thread in the child, and nothing to hear: the events are the parent's."""
         self._pending.clear()
         self._unheard.clear()
-        self._running = False
-        self._end_dispatched = True
+        self._run = RESTING
+        self._shown = ReadyState.CLOSED
         self.owner.let_go()
         self.thread.after_fork_in_child()
 
@@ -226,7 +243,7 @@ class Callbacks:
     def is_current(self) -> bool:
         """Whether the caller is one of this socket's handlers."""
         if self._on_loop:
-            return self._running and the_loop.is_loop_thread()
+            return self._run is RUNNING and the_loop.is_loop_thread()
         return self.thread.is_current()
 
     def end_unheard(self) -> bool:
@@ -237,15 +254,15 @@ class Callbacks:
         """Nothing is running, and nothing waits that could run now."""
         if self.owner.inits:
             return True
-        # In this order: whoever runs them says so before he takes any.
-        return self.next_type() is None and not self._running
+        # In this order: the thread that runs them says so before it takes any.
+        return self.next_type() is None and self._run is not RUNNING
 
     def visible_state(self) -> ReadyState:
         """readyState: a handler sees the state of its event, everybody else the connection's."""
         state = self._life.state
-        if self._end_dispatched or state <= ReadyState.OPEN or not self.is_current():
+        if self._shown is ReadyState.CLOSED or state <= ReadyState.OPEN or not self.is_current():
             return state
-        closing = self._life.closed_locally and not self._shows_open
+        closing = self._life.closed_locally and self._shown is not ReadyState.OPEN
         return ReadyState.CLOSING if closing else ReadyState.OPEN
 
     def _has_handler_or_sets_aside(self, event_type: EventType) -> bool:
@@ -265,9 +282,9 @@ class Callbacks:
 
     def run_all(self) -> None:
         """Run the handlers of all events that have some."""
-        self._running = True
+        self._run = RUNNING
         try:
-            while not self._paused and (event_type := self.next_type()) is not None:
+            while self._run is RUNNING and (event_type := self.next_type()) is not None:
                 owner = self.owner()
                 if owner is None:
                     return
@@ -277,7 +294,7 @@ class Callbacks:
                     self._dispatch(owner, event_type)
                 del owner
         finally:
-            self._running = False
+            self._rest()
         if self._on_loop:
             orphan.end()
         if self._life.ending is not None:
@@ -296,7 +313,7 @@ class Callbacks:
         """Have the messages heard, until there are none, or nobody would hear the next."""
         inbox, handler_of = self._bridge.inbox, self.handlers.only_attribute
         while inbox.messages:
-            if overfull and self._pause():
+            if sent_too_much and self._pause():
                 return
             handler = handler_of(owner)
             if handler is None:
@@ -329,14 +346,14 @@ class Callbacks:
             self._pending.discard(event_type)
             ending, retry_in = self._bridge.to_be_heard()
         if event_type == "open":
-            self._shows_open = self._life.closed_locally  # close() came before this event was heard
+            self._shown = ReadyState.OPEN if self._life.closed_locally else None  # close() came before this is heard
             self._bridge.announcing()
             self._call_handlers(Event("open", owner), hearers)
             self._bridge.announced()
-            self._shows_open = False
+            self._shown = None
             return
         assert ending is not None
-        self._end_dispatched = retry_in is None
+        self._shown = ReadyState.CLOSED if retry_in is None else None
         if event_type == "error":
             assert ending.error is not None
             self._call_handlers(ErrorEvent("error", owner, ending.error), hearers, ending.error)

@@ -105,7 +105,7 @@ class Handlers:
         self.changes += 1
 
     def hear(self, event_type: str) -> bool:
-        """Whether somebody listens to this type of event."""
+        """Whether there is a handler for this type of event."""
         listeners = self._listeners[event_type]
         if listeners and any(entry is not ATTRIBUTE for entry in listeners):
             return True

@@ -59,12 +59,11 @@ class Inbox:
         self._waiters = waiters
         self._max_queue = max_queue
         self._intake: IntakeSide
-        self._sifter: Sifter | None = None
-        self.sifts = False
-        """Whether a sifter sees the messages first."""
+        self.sifter: Sifter | None = None
+        """Sees the messages first."""
         self.messages: deque[str | bytes] = _NONE_YET
         self.received = 0
-        """Messages that have come in all: it only grows. Whoever reads."""
+        """Messages that have come in all: it only grows. Changed by the thread that reads."""
         self.consumer: int | None = None
         """The thread whose message handlers are running; None: recv() may take messages."""
         self.reading_stopped = False
@@ -97,10 +96,9 @@ class Inbox:
 
     def sift_by(self, sifter: Sifter) -> None:
         """Have ``sifter`` see all messages first; before the connection is made."""
-        self._sifter = sifter
-        self.sifts = True
+        self.sifter = sifter
 
-    # ---- whoever reads
+    # ---- the thread that reads
 
     def take_over(self, messages: list[str | bytes], rest: list[bytes], position: int, inflated: int) -> None:
         """Put messages in the place of the bytes they were parsed from; of those `rest` is left, from `position` on.
@@ -109,7 +107,7 @@ class Inbox:
         """
         count = len(messages)
         # Assignments in a row, which nothing interrupts.
-        if self._sifter is None:
+        if self.sifter is None:
             new = deque(messages)
             self.messages = new
         else:
@@ -150,7 +148,7 @@ class Inbox:
 
     def sifted(self, messages: list[str | bytes]) -> list[str | bytes]:
         """Return what the sifter leaves of messages that have come; nothing if another thread sees to that."""
-        if self._sifter is None:
+        if self.sifter is None:
             return messages
         left = deque[str | bytes]()
         with self._lock:
@@ -186,9 +184,9 @@ class Inbox:
         return True
 
     def _sift_in_turn(self, sink: deque[str | bytes]) -> None:
-        assert self._sifter is not None
+        assert self.sifter is not None
         while self.arrivals:
-            self.arrivals[0].sift(self._sifter, sink)
+            self.arrivals[0].sift(self.sifter, sink)
             del self.arrivals[:1]  # in a child that the sifter has forked there are none
 
     def is_sifting(self) -> bool:
@@ -228,7 +226,7 @@ class Inbox:
     def _measure(self) -> int:
         return sum(map(getsizeof, self.messages.copy()))
 
-    # ---- whoever consumes
+    # ---- the thread that consumes
 
     def begin_consuming(self) -> None:
         """From now on the messages are the calling thread's, for its handlers."""
@@ -285,5 +283,5 @@ class Inbox:
         self.consumer = self._sifting = None
         self.messages.clear()
         self.arrivals = []
-        if self._sifter is not None:
-            self._sifter.after_fork_in_child()
+        if self.sifter is not None:
+            self.sifter.after_fork_in_child()

@@ -13,6 +13,7 @@ Everything here runs on the loop thread: run() in the session's task, and the tw
 
 from __future__ import annotations
 
+from math import inf
 from typing import Protocol as Interface
 
 from .._base.clock import monotonic
@@ -26,10 +27,10 @@ from ..exceptions import ProtocolError
 from ..options import Options
 from .bridge import Bridge
 from .callbacks import Callbacks
-from .outgoing import Outgoing, overfull
+from .lent_sockets import AVAILABLE
+from .outgoing import Outgoing, sent_too_much
 from .phase import DRAINING, OPEN
 from .reader import MAX_FRAME, Reader
-from .sweep import AVAILABLE
 from .writer import Writer
 
 PIECE_BYTES = 4 * 1024
@@ -46,7 +47,7 @@ forty messages a second, to lend the socket and to take it back cost twice as mu
 """
 
 _HANDLER_PATIENCE = 0.25
-"""Seconds that a failure waits, with callbacks="loop", for somebody to hear the messages before it."""
+"""Seconds that a failure waits, with callbacks="loop", for a handler to hear the messages before it."""
 
 
 class SessionSide(Interface):
@@ -92,20 +93,20 @@ class Intake:
         self._on_loop = options.callbacks == "loop"
         self._piece = PIECE_BYTES  # how many bytes are parsed in one go
         self._heard = 0.0  # when something came last; monotonic clock
-        self._soon = False  # that was soon after what came before
+        self._gap = inf  # seconds between that and what came before
         self._lendable = AVAILABLE and protocol.lane is not None  # to threads that wait for messages
         self._may_lend = False  # ... and there was one for what has just come
         self._reader: Reader | None = None  # None before the socket was first lent
         self._room: Event | None = None  # while reading waits for room
         self._full_inbox_told = False
         # Connections that hold up our reading until they have written enough.
-        self._crowded: frozenset[Outgoing] = frozenset()
+        self._held_up_by: frozenset[Outgoing] = frozenset()
 
     async def run(self) -> None:
         """Read to the end of the stream. Raises OSError, as reading does."""
         inbox, receive = self._inbox, self._transport.receive
         if self._on_loop:
-            await self._transport.linger()
+            await self._transport.poll_briefly()
         data = b""  # frames may have come with the handshake
         while True:
             if len(data) > self._piece:
@@ -115,13 +116,13 @@ class Intake:
                 await self._see_to(more)
             if self._protocol.unfinished:
                 await self._receive_the_rest()
-            if (inbox.messages or inbox.arrivals or self._crowded) and self._has_no_room():
+            if (inbox.messages or inbox.arrivals or self._held_up_by) and self._has_no_room():
                 await self._wait_for_room()
             data = (await self._lend() if self._may_lend else b"") or await receive()
             if not data:
                 return
             now = monotonic()
-            self._soon = now - self._heard < SOON
+            self._gap = now - self._heard
             self._heard = now
             self._keepalive.heard(now)
 
@@ -197,9 +198,9 @@ class Intake:
             self._inbox.count(len(messages))
             if self._trace.on:
                 trace_messages(self._trace, messages)
-            if self._soon and self._lendable and (not self._on_loop or self._waiters.receivers or self._waiters.askers):
-                self._may_lend = len(messages[-1]) < MAX_FRAME and self._bridge.leaders() == 1
-            if self._inbox.sifts:
+            if self._gap < SOON and self._lendable:
+                self._may_lend = self._is_one_to_lend_to(messages[-1])
+            if self._inbox.sifter is not None:
                 left = self._inbox.sifted(messages)
             if self._on_loop:
                 self._deliver_on_loop(left)
@@ -207,21 +208,27 @@ class Intake:
                 self._inbox.deliver(left)
                 if self._callbacks.handlers.hear_messages():
                     self._callbacks.notify()
-        if overfull:  # before anybody else reads: it was done callbacks of what has come here
-            self._note_crowded()
+        if sent_too_much:  # before anybody else reads: it was done callbacks of what has come here
+            self._note_who_sent_too_much()
         if received.is_more or (self._on_loop and messages and self._outgoing.queue):
             return received
         return None
 
+    def _is_one_to_lend_to(self, last: str | bytes) -> bool:
+        """Whether just one thread waits for what follows this message, which is likely to be like it."""
+        if self._on_loop and not (self._waiters.receivers or self._waiters.askers):
+            return False
+        return len(last) < MAX_FRAME and self._bridge.leaders() == 1
+
     def _deliver_on_loop(self, messages: list[str | bytes]) -> None:
         """Have the handlers run here and now; what they send without a pause is written after that."""
-        self._sender.flush_later(True)
+        self._sender.flush_comes()
         if messages and not self._inbox.messages:
             messages = self._callbacks.run_at_once(messages)
         if messages:
             self._inbox.deliver(messages)
             self._callbacks.notify()
-        self._sender.flush_later(False)
+        self._sender.flush_has_come()
 
     async def _see_to(self, received: Received) -> None:
         """Pongs, a close, a failure, what must be answered, and what handlers on the loop have sent."""
@@ -229,13 +236,13 @@ class Intake:
             self._pong(payload)
         if received.failure is not None and self._on_loop:
             await self._wait_for_first_handler()
-        goodbye = received.goodbye
+        close_frame = received.close_frame
         if received.failure is not None and not (self._on_loop and self._outgoing.waits()):
             # Else session.write() does that behind what the handlers have answered to what they heard before it.
             with self._transport.wire:
-                goodbye = self._protocol.fail()
-        if goodbye and self._writer.say_goodbye(goodbye):
-            self._trace(">", f"a Close frame, {len(goodbye)} bytes")
+                close_frame = self._protocol.fail()
+        if close_frame and self._writer.send_close_frame(close_frame):
+            self._trace(">", f"a Close frame, {len(close_frame)} bytes")
         if received.close is not None and self._trace.on:
             self._trace("<", f"Close frame, code {received.close.code}, reason {received.close.reason!r}")
         if received.close is not None or received.failure is not None:
@@ -295,7 +302,7 @@ class Intake:
         """Whether the inbox is full, or callbacks on the loop, which may not wait, have sent too much to anybody."""
         if self._life.phase is DRAINING:
             return False
-        if (self._crowded and self._is_held_up()) or self._inbox.wait_for_sifter():
+        if (self._held_up_by and self._is_held_up()) or self._inbox.wait_for_sifter():
             return True
         return self._bridge.is_full()
 
@@ -303,23 +310,23 @@ class Intake:
         """Whether handlers that what we have read has called on the loop have sent too much, to this socket or another:
         that goes on reading only when it has been written.
         """
-        for outgoing in self._crowded:
+        for outgoing in self._held_up_by:
             given_up = outgoing is not self._outgoing and self._life.phase is not OPEN
             if not given_up and outgoing.hold_up(self.ask_to_resume):
                 return True
-            self._crowded -= {outgoing}
+            self._held_up_by -= {outgoing}
         return False
 
     def hold_up_handlers(self) -> bool:
         """Handlers on the loop have sent more than a `write_limit` allows. Return True if they must wait until that is
         written; then resume_reading() lets them go on.
         """
-        self._note_crowded()
+        self._note_who_sent_too_much()
         return self._is_held_up()
 
-    def _note_crowded(self) -> None:
-        self._crowded |= overfull
-        overfull.clear()
+    def _note_who_sent_too_much(self) -> None:
+        self._held_up_by |= sent_too_much
+        sent_too_much.clear()
 
     @property
     def is_lent(self) -> bool:
@@ -349,7 +356,7 @@ class Intake:
         self._bridge.post(self.resume_reading)
 
     def ask_to_read_again(self) -> None:
-        """Somebody waits for what the leader does not read, or a handler was set."""
+        """A thread waits for what the leader does not read, or a handler was set."""
         self._bridge.post(self.read_again)
 
     def ask_to_sift_again(self) -> None:
@@ -360,7 +367,7 @@ class Intake:
 
     async def resume_reading(self) -> None:
         """There may be room again (command)."""
-        if not self._crowded or not self._is_held_up():
+        if not self._held_up_by or not self._is_held_up():
             self._callbacks.go_on()
         if self._room is not None:
             await self._room.set()

@@ -35,13 +35,11 @@ class Life:
         self._comes_back = comes_back
         self.phase = CONNECTING
         self.ending: Ending | None = None
-        self.was_open = False
-        self.opened_at: float | None = None  # monotonic clock
+        self.opened_at: float | None = None
+        """When this connection, or the last one, was open first; None if it never was. Monotonic clock."""
         self.ended_at: float | None = None
         self.error_raised = False
-        """Somebody's call has raised what ended the connection."""
-        self.closed_locally = False
-        """close() was called."""
+        """A user's call has raised what ended the connection."""
         self.close_request: tuple[int | None, str] | None = None
         """The code and the reason that close() was given; set once. All messages accepted by then go out before."""
         self.close_requested_at = 0.0  # monotonic clock
@@ -50,6 +48,16 @@ class Life:
     def state(self) -> ReadyState:
         """The phase as users see it."""
         return READY_STATES[self.phase]
+
+    @property
+    def was_open(self) -> bool:
+        """Whether the connection is open or has been; of several, the present one or the last."""
+        return self.opened_at is not None and self.phase is not CONNECTING
+
+    @property
+    def closed_locally(self) -> bool:
+        """Whether close() was called."""
+        return self.close_request is not None
 
     def enter(self, phase: Phase) -> None:
         """Take a step."""
@@ -63,8 +71,8 @@ class Life:
             if self.phase is not CONNECTING:
                 return False
             self.enter(OPEN)
-            self.was_open = True
             self.opened_at = monotonic()
+            self.ended_at = None
             self._waiters.release_all()
             return True
 
@@ -82,9 +90,12 @@ class Life:
                 # Assignments in a row, which nothing interrupts.
                 self.close_requested_at = now
                 self.close_request = (code, reason)
-                self.closed_locally = True
                 self.phase = phase
                 self._waiters.release_all()
+
+    def next_attempt(self) -> None:
+        """There will be another connection now, which has not been open; on the loop thread."""
+        self.opened_at = None
 
     def closing_by_server(self) -> None:
         """The server's Close frame has come, or what no server may send."""
@@ -94,10 +105,9 @@ class Life:
                 self._waiters.release_all()
 
     def connect_again(self) -> None:
-        """The connection is lost, and there will be another one; on the loop thread."""
+        """The connection is lost, and there may be another one; on the loop thread."""
         with self._lock:
-            self.was_open = False
-            self.opened_at = None
+            self.ended_at = monotonic()
             if not self.closed_locally:
                 self.enter(CONNECTING)
             self._waiters.release_all()
@@ -107,12 +117,8 @@ class Life:
         with self._lock:
             assert CLOSED in STEPS[self.phase]
             self.ending = ending
-            self.ended_at = monotonic()
+            self.ended_at = self.ended_at or monotonic()
             self.phase = CLOSED
-
-    def had_been_open(self, was_open: bool) -> None:
-        """Whether the last of several connections was."""
-        self.was_open = was_open
 
     # ---- what is raised
 

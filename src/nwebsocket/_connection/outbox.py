@@ -29,7 +29,7 @@ from .sender import Sender, WritingSide
 from .waiters import Waiters
 
 
-class Passing(tuple[Any, ...]):
+class NotKept(tuple[Any, ...]):
     """A Message that is not to be kept for another connection."""
 
 
@@ -154,12 +154,12 @@ class KeepingOutgoing(Outgoing):
         server has had the rest.
         """
         left = [*untaken, *self.queue, *self.kept]
-        dropped = [message for message in left if isinstance(message, Passing)]
+        dropped = [message for message in left if isinstance(message, NotKept)]
         size, count = size_of(dropped), len(dropped)
         self.accepted_bytes -= size
         self.accepted_messages -= count
         self.queue, self.taken = [], []
-        self.kept = deque(message for message in left if not isinstance(message, Passing))
+        self.kept = deque(message for message in left if not isinstance(message, NotKept))
         self.kept_bytes = size_of(self.kept)
         self.framed_messages = self.accepted_messages - len(self.kept)
         self.framed_bytes = self.accepted_bytes - self.kept_bytes
@@ -215,7 +215,7 @@ class KeepingSender(Sender):
                 return True
             if self._life.phase is OPEN and not self._must_wait():
                 return super()._accept(message, wanting_room=wanting_room)
-            if isinstance(message, Passing) and self._life.phase is not OPEN:
+            if isinstance(message, NotKept) and self._life.phase is not OPEN:
                 raise self._refusal()
             self._outgoing.keep(message)
         return True
@@ -355,14 +355,13 @@ class OutboxBridge(Bridge):
             self._received_before += self.session.bytes_received
             self.session = session
 
-    def lost(self, ending: Ending) -> bool:
+    def lost(self, ending: Ending) -> None:
         """A connection has ended, or could not be made: keep what the operating system has not taken. The session has
-        closed its writer. Return whether it had been open.
+        closed its writer.
         """
         writer = self.sender.writer
         untaken = [] if writer is None else writer.untaken()
         with self.lock:
-            was_open = self.life.was_open
             # After a clean end that we began, the server has read all before our Close frame.
             self.outgoing.take_back(untaken, all_read=ending.clean and ending.closed_first == "client")
             self.outgoing.stop()
@@ -371,11 +370,11 @@ class OutboxBridge(Bridge):
             self.sender.announce(None)
             self.inbox.detach()
             self.life.connect_again()
-        if self.sifter is not None and was_open and not self.life.closed_locally:
-            again, failed = self.sifter.lost(lambda: self.life.error_of(ending))
+        sifter = self.inbox.sifter
+        if sifter is not None and self.life.opened_at is not None and not self.life.closed_locally:
+            again, failed = sifter.lost(lambda: self.life.error_of(ending))
             self.forget(failed)
             self.outgoing.send_again(again)
-        return was_open
 
     def comes_back_in(self, seconds: float, ending: Ending) -> None:
         """This is what the handlers will hear of."""

@@ -33,8 +33,8 @@ InBatch = list[tuple[Message, int]]
 NOTHING_KEPT: InBatch = []
 """That of who does not keep what is not written."""
 
-overfull: set[Outgoing] = set()
-"""Those to which handlers on the loop thread have sent more than their `write_limit` since somebody looked."""
+sent_too_much: set[Outgoing] = set()
+"""Those to which handlers on the loop thread have sent more than their `write_limit` since the intake looked last."""
 
 
 class Outgoing:
@@ -67,11 +67,12 @@ class Outgoing:
         # Its messages with the sizes of their frames, only if it `keeps`; and what had been framed before it.
         self._in_batch = NOTHING_KEPT
         self._bytes_before = self._messages_before = 0
-        self._stopped = False  # nothing is written any more, on this connection
+        self.stopped = False
+        """Nothing is written any more, on this connection."""
         # What is to be called when there is room; see hold_up(). Most connections never have any.
         self._held_up: set[Callable[[], object]] | None = None
 
-    # ---- whoever sends
+    # ---- the thread that sends
 
     @property
     def buffered(self) -> int:
@@ -111,30 +112,24 @@ class Outgoing:
                 self.queue = nothing
         return self.taken
 
-    def has_framed(self, frames: Buffer, count: int, size: int, in_batch: InBatch = NOTHING_KEPT) -> None:
-        """`frames` are those of the first `count` messages taken, of `size` bytes; the last batch has been written."""
+    def has_framed(
+        self, frames: Buffer, count: int, size: int, in_batch: InBatch = NOTHING_KEPT, *, new: bool = False
+    ) -> None:
+        """`frames` are those of the first `count` messages taken, of `size` bytes; the last batch has been written.
+        ``new``: of messages instead that were not accepted before, and are by this; then none is taken.
+        """
         framed_bytes, framed_messages = self.framed_bytes, self.framed_messages
         self.batch = frames
         self.number += 1
+        if new:
+            self.accepted_bytes += size
+            self.accepted_messages += count
         del self.taken[:count]
         self._in_batch = in_batch
         self._bytes_before = framed_bytes
         self._messages_before = framed_messages
         self.framed_bytes = framed_bytes + size
         self.framed_messages = framed_messages + count
-
-    def has_framed_new(self, frames: Buffer, size: int, in_batch: InBatch = NOTHING_KEPT) -> None:
-        """The same of one message that was not accepted before, and is by this."""
-        framed_bytes, framed_messages = self.framed_bytes, self.framed_messages
-        self.batch = frames
-        self.number += 1
-        self.accepted_bytes += size
-        self.accepted_messages += 1
-        self._in_batch = in_batch
-        self._bytes_before = framed_bytes
-        self._messages_before = framed_messages
-        self.framed_bytes = framed_bytes + size
-        self.framed_messages = framed_messages + 1
 
     def has_written_all(self) -> None:
         """The operating system has taken all that is framed."""
@@ -190,7 +185,7 @@ class Outgoing:
         """Whether too much waits to be written; if so, `resume` is called, on any thread, when it does not any more. On
         the loop thread.
         """
-        if self._stopped:
+        if self.stopped:
             return False
         if self._held_up is None:
             self._held_up = set()
@@ -202,7 +197,7 @@ class Outgoing:
 
     def begin(self) -> None:
         """A connection is open; on the loop thread."""
-        self._stopped = False
+        self.stopped = False
         self.batch = b""
         self.number = 0
         self._in_batch = NOTHING_KEPT
@@ -211,7 +206,7 @@ class Outgoing:
 
     def stop(self) -> None:
         """Nothing is written any more; on the loop thread."""
-        self._stopped = True
+        self.stopped = True
         if self._held_up:
             self._let_go_on()
 

@@ -157,11 +157,11 @@ class Query(Future[Any]):
                 if not self.done() and not self._sleep(deadline) and not self.done():
                     raise QueryTimeout(f"no answer within {timeout:g} s")
         finally:
-            if self in bridge.waiters.askers:  # not suppress(), a call: whoever is interrupted there would stay
+            if self in bridge.waiters.askers:  # not suppress(), a call: who is interrupted there would stay
                 bridge.waiters.askers.remove(self)
 
     def _sleep(self, deadline: float | None) -> bool:
-        """Wait until somebody wakes us; False at the deadline."""
+        """Wait until another thread wakes us; False at the deadline."""
         waiter, sleepers = threading.Lock(), self._sleepers
         waiter.acquire()
         try:
@@ -182,7 +182,7 @@ class Query(Future[Any]):
             waiting.release(self.__dict__.get("_sleepers", []))
 
     def settle(self, state: str, result: Any = None, exception: BaseException | None = None) -> None:
-        """Have it done; by whoever has taken it out of where it was kept, who holds no lock."""
+        """Have it done; by the thread that has taken it out of where it was kept, who holds no lock."""
         self.decide(state, result, exception)
         self.tell()
 

@@ -5,8 +5,8 @@
 
 That one thread wakes another costs more than all the rest of a round trip. So the loop, when a message has come soon
 after the one before, lends the socket to the thread that waits for the next: in recv(), for the answer to a query, or
-that of the handlers. The loop has it back as soon as nobody reads what comes (`sweep.py`), somebody who waits or closes
-asks for it, or there is anything but whole messages: that, and all errors, are for the loop.
+that of the handlers. The loop has it back as soon as no thread reads what comes (`lent_sockets.py`), one that waits or
+closes asks for it, or there is anything but whole messages: that, and all errors, are for the loop.
 
 1. Who looks at the socket, or at what has come from it, holds `wire` and has found `lent` true. Nobody waits with it.
 2. The main thread may be interrupted between any two calls. So what the socket gives is stored by the very call that
@@ -23,7 +23,7 @@ from .._base.log import trace_messages
 from .._network.transport import Transport
 from .._protocol.connection import Protocol
 from .._threads.safe_curio import Event
-from . import sweep
+from . import lent_sockets
 from .bridge import Bridge
 from .phase import OPEN
 
@@ -50,7 +50,7 @@ class Reader:
         """How often messages have been read by threads."""
         self.fileno = transport.fileno
         self._heard = heard
-        self._sweep: sweep.Sweep  # set when the socket is lent
+        self._lent_sockets: lent_sockets.LentSockets  # set when the socket is lent
         self._bridge = bridge
         self._inbox = bridge.inbox
         self._sender = bridge.sender
@@ -68,7 +68,7 @@ class Reader:
         self._needed = 0
         self._reading = False
         self._error: OSError | None = None
-        self._tail_watched = False
+        self._burst_end_watched = False
         self._untraced: list[str | bytes] = []  # messages that the trace is to tell of
 
     # ---- loop thread
@@ -83,8 +83,8 @@ class Reader:
             return b""
         self._wanted.clear()
         try:
-            self._sweep = sweep.current()
-            await self._sweep.add(self)
+            self._lent_sockets = lent_sockets.current()
+            await self._lent_sockets.add(self)
         except OSError:  # no descriptor, or no watch, is left: the loop reads as always
             return b""
         return await self._lend_until_wanted()
@@ -101,7 +101,7 @@ class Reader:
             self._bridge.wake_leader()
             await self._wanted.wait()
         finally:
-            self._sweep.remove(self)
+            self._lent_sockets.remove(self)
             self.left = left = self._take_back()
         self.heard()
         if self._error is not None:
@@ -116,10 +116,10 @@ class Reader:
         """Have keepalive know that something came."""
         self._heard(monotonic())
 
-    def see_to_tail(self) -> None:
+    def write_burst_end(self) -> None:
         """Have written what the sender should have written by now."""
-        self._tail_watched = False  # first: from now on it asks for another look
-        self._sender.look_after_tail()
+        self._burst_end_watched = False  # first: from now on it asks for another look
+        self._sender.look_after_burst_end()
         self._bridge.post_flush()  # not here: what goes wrong is no business of the others
 
     @property
@@ -138,11 +138,11 @@ class Reader:
 
     # ---- any thread
 
-    def watch_tail(self) -> None:
-        """Have see_to_tail() called soon."""
-        if not self._tail_watched:
-            self._tail_watched = True
-            self._sweep.tails.append(self)
+    def watch_burst_end(self) -> None:
+        """Have write_burst_end() called soon."""
+        if not self._burst_end_watched:
+            self._burst_end_watched = True
+            self._lent_sockets.burst_ends.append(self)
 
     def read(self, deadline: float | None, ready: Callable[[], bool] | None = None) -> None:
         """Have the next messages in the inbox, which is empty, unless `ready()` becomes true; wait a moment for them,
@@ -166,7 +166,7 @@ class Reader:
                 if not going_on:
                     break
             if inbox.unparsed:
-                self._sweep.left.append(self)
+                self._lent_sockets.left.append(self)
         except BaseException as error:
             # Nobody may have heard of what was read, or come to read the rest; the next loan has a poller of its own.
             self._bridge.intake.ask_to_sift_again()
@@ -191,7 +191,7 @@ class Reader:
                 self._needed = 0
             return self._parse()
         except (BlockingIOError, InterruptedError):
-            return True  # somebody else was faster
+            return True  # another thread was faster
         except OSError as error:
             self._error = error
             return False

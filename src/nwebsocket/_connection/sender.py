@@ -1,26 +1,28 @@
-"""send(), on the thread that calls it: a message is written at once, or queued for whoever writes next.
+"""send(), on the thread that calls it: a message is written at once, or queued for the next thread that writes.
 
+    message_of() ──> a message, which nothing that the caller changes later changes
     send() ──┬── after a pause ──> writer.write_through()
-             └── else ──> outgoing.queue ──> if it is much, the sender writes it; the tail of a burst, when it comes to
-                                             recv() (`tail.py`), or the loop thread does
+             └── else ──> outgoing.queue ──> if it is much, the sender writes it; the end of a burst, when it comes
+                                             to recv() (`burst_end.py`), or the loop thread does
 """
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from threading import RLock, get_ident
-from typing import Protocol
+from typing import Any, Protocol
 
 from .._base.clock import monotonic
-from .._protocol.payload import Message
+from .._protocol.payload import BINARY, TEXT, Message
 from .._threads import waiting
 from .._threads.locks import owned
-from ..exceptions import WebSocketError
+from ..exceptions import InvalidArgument, WebSocketError
+from .burst_end import BurstEnd
 from .life import Life
-from .outgoing import Outgoing, overfull
+from .outgoing import Outgoing, sent_too_much
 from .phase import OPEN
-from .tail import Tail
 from .waiters import Waiters
 
 _PAUSE = 20e-6
@@ -29,6 +31,12 @@ _PAUSE = 20e-6
 _MUCH = 64 * 1024
 """Bytes of a message that the sender writes itself."""
 
+
+_NAMES_IN_FORMAT = re.compile(":[^:]*:")
+"""Those of the fields of a structured array (PEP 3118)."""
+
+_ADDRESSES = re.compile(r"[O&PXz]|Z(?![fdg])")
+"""Python objects, pointers to data and to functions, C strings of bytes and, but for complex numbers, of characters."""
 
 
 class WritingSide(Protocol):
@@ -45,12 +53,12 @@ class WritingSide(Protocol):
     def untaken(self) -> list[Message]: ...
 
 
-class TailWatcher(Protocol):
-    """Who lends the socket, and looks after the tails of bursts meanwhile."""
+class BurstEndWatcher(Protocol):
+    """Who lends the socket, and looks after the ends of bursts meanwhile."""
 
     lent: bool
 
-    def watch_tail(self) -> None: ...
+    def watch_burst_end(self) -> None: ...
 
 
 class Sender:
@@ -79,27 +87,25 @@ class Sender:
         # None before the connection is open, and when it is lost.
         self.writer: WritingSide | None = None
         # None before the socket was first lent.
-        self._lender: TailWatcher | None = None
-        # A flush command is on its way to the loop, or its timer will look, or the sender come: they will see whatever
-        # is queued until then.
+        self._lender: BurstEndWatcher | None = None
+        # A flush command is on its way to the loop, or its timer will look, or the sender come, or the intake, when
+        # handlers on the loop have returned: they will see whatever is queued until then.
         self._flush_comes = False
-        self._tail = Tail()
-        # The intake is calling handlers on the loop thread, and what they send is written afterwards; loop thread.
-        self._flushes_later = False
+        self._burst_end = BurstEnd()
         self._written_at = 0.0  # when send() wrote last itself; monotonic clock
 
     def attach(self, writer: WritingSide) -> None:
         """A connection is open."""
         self.writer = writer
 
-    def lend(self, lender: TailWatcher) -> None:
+    def lend(self, lender: BurstEndWatcher) -> None:
         """From now on the socket may be lent."""
         self._lender = lender
 
     def detach(self) -> None:
         """The connection is lost; on the loop thread."""
         self.writer = self._lender = None
-        self._flush_comes = self._flushes_later = False
+        self._flush_comes = False
 
     def send(self, message: Message) -> None:
         """Accept one message for sending; wait while the peer leaves more than `write_limit` bytes untaken.
@@ -111,7 +117,7 @@ class Sender:
                 return
             if not self._accept(message):
                 self._send_slowly(message)
-            elif not self._flush_comes or len(self._outgoing.queue) >= self._tail.piece or message[2] >= _MUCH:
+            elif not self._flush_comes or len(self._outgoing.queue) >= self._burst_end.piece or message[2] >= _MUCH:
                 self._see_off(message[2])
         except WebSocketError:
             raise
@@ -150,7 +156,7 @@ class Sender:
             if wanting_room and self._outgoing.over_limit():
                 if get_ident() != self._loop_ident:
                     return False
-                overfull.add(self._outgoing)  # the loop cannot wait: the connection of that handler is not read
+                sent_too_much.add(self._outgoing)  # the loop cannot wait: the connection of that handler is not read
             self._outgoing.accept(message)
         return True
 
@@ -179,36 +185,36 @@ class Sender:
         writer = self.writer
         if writer is None or writer.stuck:
             return  # the session goes on when the operating system takes more, or the next connection is open
-        much = len(self._outgoing.queue) >= self._tail.piece or size >= _MUCH
+        much = len(self._outgoing.queue) >= self._burst_end.piece or size >= _MUCH
         if much and (writer.any_thread or get_ident() == self._loop_ident):
             self._write(writer)
             self._written_at = monotonic()
-            self._tail.grow()
-        elif not self._flush_comes and not (self._flushes_later and get_ident() == self._loop_ident):
+            self._burst_end.grow()
+        elif not self._flush_comes:
             self._flush_comes = True
-            if not self._leave_tail():
+            if not self._leave_burst_end():
                 self._post_flush()
 
-    def _leave_tail(self) -> bool:
+    def _leave_burst_end(self) -> bool:
         """Leave the calling thread with what it sends now, if it will be in recv() in a moment."""
         lender = self._lender
         if lender is None or not lender.lent:
-            self._tail.is_not_left()
+            self._burst_end.is_not_left()
             return False
-        if not self._tail.leave():
+        if not self._burst_end.leave():
             return False
-        lender.watch_tail()
+        lender.watch_burst_end()
         return lender.lent  # if not any more, the timer may have looked for the last time
 
     def comes_to_receive(self) -> None:
         """The calling thread begins to wait for a message: it writes what it has sent."""
-        self._tail.comes(self._written_at, len(self._outgoing.queue))
+        self._burst_end.comes(self._written_at, len(self._outgoing.queue))
         self.write_now()
 
     def write_now(self) -> None:
         """Write what was accepted on this thread, which has nothing better to do."""
-        if self._tail.left:
-            self._tail.take()
+        if self._burst_end.left:
+            self._burst_end.take()
             self._flush_comes = False
         writer = self.writer
         if self._outgoing.queue and writer is not None and writer.any_thread and not writer.stuck:
@@ -230,20 +236,93 @@ class Sender:
 
     # ---- loop thread
 
-    def look_after_tail(self) -> None:
-        """A tail that its sender should have written by now is to be written."""
+    def look_after_burst_end(self) -> None:
+        """The end of a burst that its sender should have written by now is to be written."""
         if self._outgoing.queue:
-            self._tail.found(self._written_at)
+            self._burst_end.found(self._written_at)
+
+    def flush_comes(self) -> None:
+        """What is queued from now on is written when flush_has_come() has been called."""
+        self._flush_comes = True
 
     def flush_has_come(self) -> None:
         """The session looks at what waits: what is queued from now on needs another flush."""
         self._flush_comes = False
 
-    def flush_later(self, later: bool) -> None:
-        """Whether what is sent on the loop thread is written by the intake, which is calling handlers there."""
-        self._flushes_later = later
-
     def after_fork_in_child(self, lock: RLock) -> None:
         """The connection is the parent's; the wire may have been held."""
         self._lock = lock
         self.writer = self._lender = None
+
+
+def message_of(data: Any) -> Message:
+    """The message that `data` stands for: fragmented if it is a list, a tuple or an iterator.
+
+    Raises TypeError, InvalidArgument (an empty one of these) or UnicodeEncodeError (a lone surrogate).
+    """
+    if isinstance(data, str):
+        text = data.encode()
+        return TEXT, text, len(text)
+    if type(data) is bytes:
+        return BINARY, data, len(data)
+    if _is_buffer(data):
+        payload = _copied(data)
+        return BINARY, payload, len(payload)
+    if isinstance(data, (list, tuple, Iterator)):
+        return _fragmented(data)
+    raise TypeError(
+        f"send() takes str, bytes-like, or a list, a tuple or an iterator of these, not {type(data).__name__}; "
+        f"send {_instead(data)}"
+    )
+
+
+def _instead(data: Any) -> str:
+    """What a user may have meant, as an expression."""
+    if hasattr(data, "to_json"):
+        return "its .to_json(...)"  # of pandas, polars and others
+    if hasattr(data, "tobytes") and not isinstance(data, memoryview):
+        return "its .tobytes(), or json.dumps(...) of its .item()"  # a NumPy scalar
+    try:
+        memoryview(data).release()
+    except ValueError as error:  # released, or closed
+        return f"it before it is of no use any more ({error})"
+    except (TypeError, BufferError):
+        return "json.dumps(...) of it"
+    return "bytes(...) of it"  # a ctypes.Structure
+
+
+def _fragmented(items: Iterable[Any]) -> Message:
+    opcode, fragments = 0, []
+    for item in items:
+        opcode_here, fragment = _fragment(item)
+        if opcode not in (0, opcode_here):
+            raise TypeError("the fragments of one message must be all text or all binary")
+        opcode = opcode_here
+        fragments.append(fragment)
+    if not fragments:
+        raise InvalidArgument("an empty iterable does not say whether the message is text or binary: send '' or b''")
+    return opcode, tuple(fragments), sum(map(len, fragments))
+
+
+def _fragment(item: Any) -> tuple[int, bytes]:
+    if isinstance(item, str):
+        return TEXT, item.encode()
+    if not _is_buffer(item):
+        raise TypeError(f"a fragment must be str, bytes or a buffer, not {type(item).__name__}")
+    return BINARY, item if type(item) is bytes else _copied(item)
+
+
+def _is_buffer(data: Any) -> bool:
+    try:
+        with memoryview(data) as view:
+            return view.ndim > 0  # a single number of NumPy's has a buffer, too, and nobody means its bytes
+    except (TypeError, BufferError, ValueError):
+        return False
+
+
+def _copied(data: Any) -> bytes:
+    """The bytes of a buffer; of a view only its window, of a non-contiguous one its items in C order."""
+    with memoryview(data) as view:
+        if _ADDRESSES.search(_NAMES_IN_FORMAT.sub("", view.format)):
+            raise TypeError("send() cannot send an array of Python objects or of pointers: its buffer holds addresses")
+        return view.tobytes()

@@ -11,6 +11,8 @@ task, which waits for the socket, and one timer.
 
 from __future__ import annotations
 
+from enum import Enum, auto
+
 from .._base.clock import monotonic
 from .._base.log import log
 from .._base.logger import repr_of
@@ -38,8 +40,25 @@ END_TIMEOUT = 1.0
 """Seconds to wait for the server to end the TCP connection once the Close frames are exchanged (RFC 6455 7.1.1)."""
 
 LISTENER_PATIENCE = 0.25
-"""Seconds for a handler to be set, or the error to be raised to somebody, before a failure is logged."""
+"""Seconds for a handler to be set, or the error to be raised to a caller, before a failure is logged."""
 
+
+class Stage(Enum):
+    """Where run() is.
+
+    ``OPENING``   inside Opening.run()
+    ``SERVING``   inside Intake.run()
+    ``GIVEN_UP``  cancelled by ourselves while it was one of these
+    ``BETWEEN``   anywhere else
+    """
+
+    BETWEEN = auto()
+    OPENING = auto()
+    SERVING = auto()
+    GIVEN_UP = auto()
+
+
+BETWEEN, OPENING, SERVING, GIVEN_UP = Stage
 
 class Session:
     """One connection, on the loop thread."""
@@ -60,8 +79,7 @@ class Session:
         self._intake: Intake
 
         self._task: Task  # the one that is in run()
-        self._is_opening = False  # it is inside Opening.run()
-        self._serving = False  # ... or inside Intake.run()
+        self._stage = BETWEEN
         # What user threads may read.
         self.response: Response | None = None
         self.subprotocol = ""
@@ -70,11 +88,9 @@ class Session:
 
         self._write_task: Task | None = None  # waits until the socket takes more
         self._waits_to_write = False
-        self._write_failed = False
         self._timer: Timer | None = None
         # When opening, or closing, is given up; None while the connection is open.
         self._deadline: float | None = None
-        self._given_up = False
         self._outcome = Outcome()
         self._shut_down = False  # we have said that nothing more will be sent
 
@@ -108,7 +124,7 @@ class Session:
         except WebSocketError as error:
             self._outcome.fail(error)
         except CancelledError:
-            if not self._given_up:
+            if self._stage is not GIVEN_UP:
                 self._outcome.fail_unless_failed(ConnectionLost("the loop thread has ended"))
         except Exception as error:
             log.exception("internal error")
@@ -118,7 +134,7 @@ class Session:
 
     async def _open_within_limits(self) -> None:
         """Raise ConnectionFailed or one of its kind unless the connection is open afterwards."""
-        opening, self._is_opening = self._opening, True
+        opening, self._stage = self._opening, OPENING
         assert opening is not None
         try:
             if self._life.close_request is None:
@@ -128,18 +144,22 @@ class Session:
                 await opening.run()
                 self._opened(opening)
         except CancelledError:
-            if not self._given_up and self._life.close_request is None:
+            if self._stage is not GIVEN_UP and self._life.close_request is None:
                 raise
         finally:
-            self._is_opening = False
+            self._leave(OPENING)
             self._deadline = None
             self._opening = None
             opening.abandon()
-        if self._given_up and self._life.close_request is None:
+        if self._stage is GIVEN_UP and self._life.close_request is None:
             # Also if it has succeeded at the very last moment: the cancellation is on its way.
             raise opening.timed_out()
         if not self._bridge_opened():
             raise Cancelled("close() was called before the connection was open")
+
+    def _leave(self, stage: Stage) -> None:
+        if self._stage is stage:  # else it has been given up, and stays so
+            self._stage = BETWEEN
 
     def _opened(self, opening: Opening) -> None:
         self._transport, self._protocol = opening.transport, opening.protocol
@@ -167,7 +187,7 @@ class Session:
     async def _serve(self) -> None:
         """Read to the end, write, and keep time."""
         self.keepalive.heard(monotonic())
-        self._serving = True
+        self._stage = SERVING
         assert self._transport is not None
         self._transport.tell_unsent(self._bridge.post_flush)
         try:
@@ -178,7 +198,7 @@ class Session:
         except OSError as error:
             self._outcome.lost(error, by_us=self._closed_first)
         finally:
-            self._serving = False
+            self._leave(SERVING)
 
     async def _end(self) -> None:
         if self._timer is not None:
@@ -221,7 +241,7 @@ class Session:
     async def flush(self) -> None:
         """A user thread has accepted messages, or has left some to us (command)."""
         self._bridge.sender.flush_has_come()
-        if self._serving:
+        if self._stage is SERVING:
             writer = self._writer
             if self._bridge.outgoing.waits() or not writer.idle:
                 await self.write()
@@ -247,7 +267,7 @@ class Session:
             return
         sent = transport.sent
         done = not writer.stuck and writer.write()
-        while done and self._say_goodbye():
+        while done and self._close_if_done():
             done = writer.write()
         if self._deadline is not None:
             if transport.sent > sent and not self._shut_down:
@@ -279,9 +299,9 @@ class Session:
 
     async def start_closing(self) -> None:
         """close() was called (command)."""
-        if self._is_opening:
+        if self._stage is OPENING:
             await self._task.cancel(blocking=False)
-        elif self._serving:
+        elif self._stage is SERVING:
             if self._deadline is None:
                 self._deadline = monotonic() + self._options.close_timeout
             await self._intake.resume_reading()
@@ -294,11 +314,11 @@ class Session:
         self._outcome.closed(close, failure)
         self._life.enter(DRAINING)
         self._deadline = monotonic() + self._options.close_timeout
-        if self._bridge.outgoing.waits() or not self._writer.idle or self._say_goodbye():
+        if self._bridge.outgoing.waits() or not self._writer.idle or self._close_if_done():
             await self.write()
         await self.arm()
 
-    def _say_goodbye(self) -> bool:
+    def _close_if_done(self) -> bool:
         """All messages are out. If that was to be all: queue the Close frame, or half-close the stream after it. Return
         whether there is something new to write.
         """
@@ -315,20 +335,19 @@ class Session:
 
     async def _writing_failed(self) -> None:
         """What the server has sent before may still be there to read, its Close frame above all."""
-        if not self._write_failed:
-            self._write_failed = True
+        if not self._bridge.outgoing.stopped:
             self._bridge.outgoing.stop()
             self._deadline = monotonic() + END_TIMEOUT
             await self._intake.resume_reading()  # it may have waited for what will never be written
             await self.arm()
 
     async def _closing_timed_out(self, now: float) -> None:
-        if self._write_failed and self._intake.waits_for_room:
+        if self._bridge.outgoing.stopped and self._intake.waits_for_room:
             # What the server sent before it vanished still waits behind a full inbox.
             self._deadline = now + END_TIMEOUT
             return
         writer = self._writer
-        if self._write_failed and self._life.phase is not DRAINING:
+        if self._bridge.outgoing.stopped and self._life.phase is not DRAINING:
             assert writer.error is not None
             self._outcome.lost(writer.error, by_us=self._closed_first)
         elif self._life.phase is not DRAINING:
@@ -338,7 +357,7 @@ class Session:
 
     async def _give_up(self) -> None:
         """Have run() go to the end."""
-        self._given_up = True
+        self._stage = GIVEN_UP
         self._deadline = None
         await self._task.cancel(blocking=False)
 
@@ -347,7 +366,7 @@ class Session:
     async def arm(self) -> None:
         """Have _tick() called when the next deadline has come, or before."""
         due = self._deadline if self._deadline is not None else self._next_look()
-        if due is None or self._given_up or (self._timer is not None and self._timer.when <= due):
+        if due is None or self._stage is GIVEN_UP or (self._timer is not None and self._timer.when <= due):
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -364,9 +383,9 @@ class Session:
     async def _tick(self) -> None:
         """Look whether a deadline has come (timer)."""
         self._timer = None
-        if self._is_opening:
+        if self._stage is OPENING:
             await self._give_up()
-        if not self._serving:
+        if self._stage is not SERVING:
             return
         now = monotonic()
         self.keepalive.heard_in_all(self.bytes_received, now, counts=self._intake.is_lent)
@@ -384,7 +403,7 @@ class Session:
 
     async def ping(self, waiting: list[float]) -> None:
         """Send a ping; the latency is appended to `waiting` when it is answered (command)."""
-        if not self._serving:
+        if self._stage is not SERVING:
             return
         await self._send_ping(self.keepalive.ping(monotonic(), waiting))
 
@@ -400,7 +419,7 @@ def conclude(bridge: Bridge, callbacks: Callbacks, ending: Ending, where: object
     if unsent and ending.code != 1006:
         log.warning("%s: closed (%s) before %d bytes could be sent", where, describe(ending), unsent)
     hears = callbacks.handlers.hear
-    heard = ending.error is None or bridge.waiters.somebody_waits() or hears("error") or hears("close")
+    heard = ending.error is None or bridge.waiters.anyone_waits() or hears("error") or hears("close")
     events: tuple[EventType, ...] = ("error", "close") if ending.error else ("close",)
     bridge.ended(ending, callbacks.happened, events)
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-class Inside(Protocol):
-    """What is asked of the inside of a socket."""
+class Parts(Protocol):
+    """What is asked of the parts of a socket."""
 
     bridge: Bridge
     callbacks: Callbacks
@@ -35,25 +35,25 @@ class Inside(Protocol):
 EXIT_TIMEOUT = 2.0
 """Seconds that the interpreter's exit may wait for all connections together."""
 
-# Sockets that were opened and are still referred to, oldest first; the key is the id of the Inside, which must not be
+# Sockets that were opened and are still referred to, oldest first; the key is the id of the Parts, which must not be
 # held here: it holds the connection's error, whose traceback may hold the socket.
 _registry: dict[int, weakref.ref[WebSocket]] = {}
 
 
-def register(socket: WebSocket, inside: Inside) -> None:
-    """Know `socket`, for as long as somebody holds it."""
-    key = id(inside)
+def register(socket: WebSocket, parts: Parts) -> None:
+    """Know `socket`, for as long as it is referred to."""
+    key = id(parts)
     _registry[key] = weakref.ref(socket, lambda _: _registry.pop(key, None))
 
 
-def _alive() -> list[tuple[WebSocket, Inside]]:
+def _alive() -> list[tuple[WebSocket, Parts]]:
     sockets = [reference() for reference in list(_registry.values())]
     return [(socket, socket._nwebsocket) for socket in sockets if socket is not None]
 
 
 def open_sockets() -> list[WebSocket]:
     """The sockets of this process that are not CLOSED, oldest first."""
-    return [socket for socket, inside in _alive() if inside.bridge.life.ending is None]
+    return [socket for socket, parts in _alive() if parts.bridge.life.ending is None]
 
 
 def close_all(code: int | None = None, reason: str = "") -> list[WebSocket]:
@@ -69,25 +69,25 @@ def _close_at_exit() -> None:
     """Let a script that forgets close() neither hang nor cut the line: 1001, within EXIT_TIMEOUT for all together."""
     deadline = monotonic() + EXIT_TIMEOUT
     alive = _alive()
-    for _, inside in alive:
+    for _, parts in alive:
         with suppress(Exception):  # of a log handler of the user's, say: the others are closed all the same
-            inside.bridge.close(1001, "")
-    for _, inside in alive:
+            parts.bridge.close(1001, "")
+    for _, parts in alive:
         with suppress(Exception):
-            inside.wait_settled(max(0.0, deadline - monotonic()))
+            parts.wait_settled(max(0.0, deadline - monotonic()))
     the_loop.stop(max(0.1, deadline - monotonic()))
 
 
 def _after_fork_in_child() -> None:
-    for _, inside in _alive():
-        inside.bridge.after_fork_in_child()
-        inside.callbacks.after_fork_in_child()
-        inside.session.after_fork_in_child()
+    for _, parts in _alive():
+        parts.bridge.after_fork_in_child()
+        parts.callbacks.after_fork_in_child()
+        parts.session.after_fork_in_child()
 
 
 def _loop_ended(loop: LoopThread) -> None:
-    for _, inside in _alive():
-        inside.bridge.loop_ended(loop)
+    for _, parts in _alive():
+        parts.bridge.loop_ended(loop)
 
 
 atexit.register(_close_at_exit)

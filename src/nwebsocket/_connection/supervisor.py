@@ -80,7 +80,6 @@ class Supervisor:
         self._rest = Event()  # the handlers rest
         self._where: object = ""
         self._lived = 0.0  # seconds that the last connection was open
-        self._was_open = False  # ... if it was
         bridge.supervise(
             on_close=lambda: bridge.post(self._stop), on_rest=self._handlers_rest, in_handler=callbacks.is_current
         )
@@ -98,12 +97,12 @@ class Supervisor:
             log.exception("internal error")
             ending = _failure(ConnectionLost(f"internal error: {repr_of(error)}"))
         async with disable_cancellation():
-            self.bridge.life.had_been_open(self._was_open)
             conclude(self.bridge, self._callbacks, ending, self._where)
 
     async def _connect(self) -> Ending:
         """Make one attempt, and live through the connection if it succeeds."""
-        self._lived, self._was_open = 0.0, False
+        self._lived = 0.0
+        self.bridge.life.next_attempt()
         try:
             target = await self._interruptibly(in_thread(self._ask, "nwebsocket-ask"))
         except CancelledError:
@@ -116,7 +115,7 @@ class Supervisor:
         session = _Attempt(self.bridge, self._callbacks, target)
         self.bridge.next_session(session)
         await self._live_through(session)
-        self._where, self._lived, self._was_open = session.where, session.lived, session.was_open
+        self._where, self._lived = session.where, session.lived
         return session.ending
 
     async def _live_through(self, session: _Attempt) -> None:
@@ -140,7 +139,7 @@ class Supervisor:
         bridge.comes_back_in(seconds, ending)
         if ending.error is not None:
             self._callbacks.happened(("error",))
-        if self._was_open:
+        if bridge.life.opened_at is not None:
             self._callbacks.happened(("close",))
         self._callbacks.notify()
         log.info("%s; the next attempt is in %.1f s", describe(ending), seconds)
@@ -200,19 +199,16 @@ class _Attempt(Session):
 
     ending: Ending
     lived = 0.0
-    was_open = False
 
     def __init__(self, bridge: OutboxBridge, callbacks: Callbacks, target: Target) -> None:
         opening = Opening(target.url, target.protocols, target.options, bridge.trace)
         super().__init__(bridge, callbacks, opening, target.options)
         self._origin = target.url.origin
         self._outbox = bridge
-        self._opened_at: float | None = None
         self._confirming: Timer | None = None
 
     def _bridge_opened(self) -> bool:
         self._callbacks.opened_again(self._origin)
-        self._opened_at = monotonic()
         return super()._bridge_opened()
 
     async def _serve(self) -> None:
@@ -231,9 +227,10 @@ class _Attempt(Session):
         if self._confirming is not None:
             self._confirming.cancel()
         self.ending = ending
-        if self._opened_at is not None:
-            self.lived = monotonic() - self._opened_at
-        self.was_open = self._outbox.lost(ending)
+        opened_at = self._life.opened_at
+        if opened_at is not None:
+            self.lived = monotonic() - opened_at
+        self._outbox.lost(ending)
 
 
 def _failure(error: WebSocketError) -> Ending:

@@ -44,7 +44,7 @@ class Waiters:
         self.others: Queue = []
         self.askers: list[Asker] = []
 
-    def somebody_waits(self) -> bool:
+    def anyone_waits(self) -> bool:
         """Whether a thread waits for anything but an answer."""
         return bool(self.receivers or self.others or self.senders)
 
@@ -68,8 +68,8 @@ class Waiters:
     def sleep_unless(
         self, ready: Callable[[], object], waiter: threading.Lock, deadline: float | None, queue: Queue
     ) -> bool:
-        """Wait for somebody to release `waiter`, which is in `queue`, unless `ready()`: it may have become so before
-        that. False at the deadline; it is not in the queue any more then.
+        """Wait for another thread to release `waiter`, which is in `queue`, unless `ready()`: it may have become so
+        before that. False at the deadline; it is not in the queue any more then.
         """
         woken = False
         try:
@@ -105,7 +105,7 @@ class Waiters:
                 waiting.release(queue)
 
     def wake_leaders(self) -> None:
-        """The socket is lent: whoever waits for what comes may read it."""
+        """The socket is lent: a thread that waits for what comes may read it."""
         self.wake_receivers()
         for asker in self.askers.copy():
             asker.look_again()

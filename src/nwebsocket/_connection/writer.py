@@ -3,7 +3,7 @@
     outgoing.take() ──> frames, a batch at a time ──> transport ──> outgoing.has_written_...()
 
 Any thread may write: the one that sends, as long as that is quicker than to wake the loop thread, or the loop thread.
-Whoever does holds the transport's `wire`, and never waits for the network.
+The one that does holds the transport's `wire`, and never waits for the network.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Writer:
             self._writing = True
             try:
                 if self._plain:
-                    outgoing.has_framed_new(frame_of(message), message[2])
+                    outgoing.has_framed(frame_of(message), 1, message[2], new=True)
                 else:
                     self._frame_new(message)
                 if transport.flush(outgoing.batch, outgoing.number):  # _flush() without the call
@@ -118,7 +118,7 @@ class Writer:
 
     def _frame_new(self, message: Message) -> None:
         frames, in_batch = self._framed([message])
-        self._outgoing.has_framed_new(frames, message[2], in_batch)
+        self._outgoing.has_framed(frames, 1, message[2], in_batch, new=True)
         if self._compresses:
             self._deflate.keep_context()
 
@@ -173,7 +173,7 @@ class Writer:
         self._protocol.close_is_sent()
         self._close_frame = b""
 
-    def say_goodbye(self, frame: bytes) -> bool:
+    def send_close_frame(self, frame: bytes) -> bool:
         """Queue a Close frame; False if close_through() has just sent one, which nothing may follow."""
         with self.wire:
             self.may_send()
@@ -210,7 +210,7 @@ class Writer:
             return True
 
     def close(self) -> None:
-        """Write nothing any more, whoever may be about to: the socket will be closed."""
+        """Write nothing any more, whichever thread may be about to: the socket will be closed."""
         with self.wire:
             self.error = self.error or BrokenPipeError("the connection has ended")
 

@@ -19,7 +19,7 @@ from typing import Any
 from .._threads.safe_curio import Descriptor, epoll_descriptor, sleep, wait_readable
 from .._threads.safe_curio import wait_writable as wait_descriptor_writable
 from ..exceptions import TLSError
-from .linger import Linger
+from .brief_poll import AVAILABLE, BriefPoll
 from .output import WOULD_BLOCK, Output
 from .tcp import Attempt, close_socket, connect_host
 from .tls import TLS, explain
@@ -76,7 +76,7 @@ class Transport(Output):
         """Bytes received so far, as they are on the wire."""
         # curio keeps the registration of this object, not of a bare int: the same one must be used all the time.
         self._descriptor = Descriptor(sock.fileno())
-        self._linger: Linger | None = None
+        self._brief_poll: BriefPoll | None = None
         # What read_now() has read, and how much of it has been fed to TLS, piece by piece.
         self._read_encrypted: list[bytes] = []
         self._fed: list[int] = []
@@ -126,11 +126,11 @@ class Transport(Output):
         """
         return self._receive_some if self._tls is None else self._receive_decrypted
 
-    async def linger(self) -> None:
-        """Wait for data with `Linger` from now on: faster, unless what comes is handed over to another thread."""
-        epoll = await epoll_descriptor()
+    async def poll_briefly(self) -> None:
+        """Wait for data with `BriefPoll` from now on: faster, unless what comes is handed over to another thread."""
+        epoll = await epoll_descriptor() if AVAILABLE else None
         if epoll is not None:
-            self._linger = Linger(self._sock.fileno(), epoll)
+            self._brief_poll = BriefPoll(self._sock.fileno(), epoll)
 
     @property
     def fileno(self) -> int:
@@ -261,7 +261,7 @@ class Transport(Output):
                 else:
                     break
             self._drained = False
-            if self._linger is None or not self._linger.wait():
+            if self._brief_poll is None or not self._brief_poll.wait():
                 await wait_readable(self._descriptor)
             self._reads_in_a_row = 0
         self._reads_in_a_row += 1

@@ -18,8 +18,8 @@ from .._connection.phase import ReadyState
 from ..close_codes import CloseCode
 
 if TYPE_CHECKING:
-    from .._connection.inside import Inside
     from .._connection.outbox import OutboxBridge
+    from .._connection.parts import Parts
     from .record import Remembered
 
 SHOWN = 100
@@ -51,22 +51,22 @@ _TEXT = "overflow:hidden;text-overflow:ellipsis"
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160), 0x2028, 0x2029), " ") | {ord("\n"): "↵"}
 
 
-def card(name: str, inside: Inside | None) -> str:
-    """The HTML for a socket of the class `name`; `inside` is what it hides, None or not started if never opened."""
-    if inside is None or not inside.started:
+def card(name: str, parts: Parts | None) -> str:
+    """The HTML for a socket of the class `name`; `parts` is what it hides, None or not started if never opened."""
+    if parts is None or not parts.started:
         return _framed(_head("#8c8c8c", "never opened", name, ""))
-    bridge = inside.bridge
+    bridge = parts.bridge
     ending, _ = bridge.to_be_heard()
-    state = inside.callbacks.visible_state()
+    state = parts.callbacks.visible_state()
     failed = state is ReadyState.CLOSED and bridge.life.ending is not None and bridge.life.ending.error is not None
-    parts = [
-        _head(_FAILED if failed else _DOTS[state], state.name, name, inside.url.shown),
-        _grid(_rows(inside, ending)),
+    sections = [
+        _head(_FAILED if failed else _DOTS[state], state.name, name, parts.url.shown),
+        _grid(_rows(parts, ending)),
     ]
-    messages: list[Remembered] = getattr(bridge.sifter, "messages", [])
+    messages: list[Remembered] = getattr(bridge.inbox.sifter, "messages", [])
     if messages:
-        parts.append(_conversation(messages))
-    return _framed("".join(parts))
+        sections.append(_conversation(messages))
+    return _framed("".join(sections))
 
 
 def _framed(content: str) -> str:
@@ -87,10 +87,10 @@ def _grid(rows: Iterator[tuple[str, str]]) -> str:
     return f'<div style="{_GRID}">{cells}</div>'
 
 
-def _rows(inside: Inside, ending: Ending | None) -> Iterator[tuple[str, str]]:
-    bridge, session = inside.bridge, inside.session
+def _rows(parts: Parts, ending: Ending | None) -> Iterator[tuple[str, str]]:
+    bridge, session = parts.bridge, parts.session
     opened_at, ended_at = bridge.life.opened_at, bridge.life.ended_at
-    if opened_at is not None:
+    if opened_at is not None and bridge.life.was_open:
         if ended_at is None:
             yield "open for", duration(monotonic() - opened_at)
         else:
@@ -104,9 +104,9 @@ def _rows(inside: Inside, ending: Ending | None) -> Iterator[tuple[str, str]]:
     if session.keepalive.latency is not None:
         yield "latency", latency(session.keepalive.latency)
     if bridge.comes_back:
-        yield from _of_reconnecting(inside.supervisor.bridge, inside.supervisor.backoff.retry_count)
+        yield from _of_reconnecting(parts.supervisor.bridge, parts.supervisor.backoff.retry_count)
     if ending is not None:
-        yield "closed" if bridge.life.ending is not None else "last close", _how(ending, inside.url.shown)
+        yield "closed" if bridge.life.ending is not None else "last close", _how(ending, parts.url.shown)
 
 
 def _of_reconnecting(bridge: OutboxBridge, attempts: int) -> Iterator[tuple[str, str]]:

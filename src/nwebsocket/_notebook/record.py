@@ -130,10 +130,10 @@ class Notebook:
         )
 
     def _is_another(self, url: URL, socket: WebSocket) -> bool:
-        inside = socket._nwebsocket
-        bridge = inside.bridge
-        record = bridge.sifter
-        if bridge.life.closed_locally or inside.url.href != url.href or not isinstance(record, Record):
+        parts = socket._nwebsocket
+        bridge = parts.bridge
+        record = bridge.inbox.sifter
+        if bridge.life.closed_locally or parts.url.href != url.href or not isinstance(record, Record):
             return False
         return record.cell.name != self.cell.name
 
@@ -148,7 +148,7 @@ class Record:
     def __init__(self, cell: Cell, bridge: Bridge) -> None:
         self.cell = cell
         self._messages: deque[Remembered] = deque(maxlen=REMEMBERED)
-        self._next: Sifter | None = bridge.sifter
+        self._next: Sifter | None = bridge.inbox.sifter
         self._send = bridge.sender.send
 
     @property

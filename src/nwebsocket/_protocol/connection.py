@@ -5,8 +5,8 @@
 
 1. Nothing in here knows a socket, a thread or a clock. wsproto is known here, and in `handshake.py`, `deflate.py` and
    `frame_guard.py`, alone.
-2. No method may be called while another one runs in a second thread: the caller sees to it. Only plain_close() may,
-   and `close_sent` may become true at any time.
+2. No method may be called while another one runs in a second thread: the caller sees to it. Only plain_close() and
+   close_is_sent() may: so `sending` may become CLOSED at any time, and who receives does not set it back.
 3. wsproto parses and builds. What it leaves unchecked is checked here: the head of the server's answer before wsproto
    gets it (`handshake.py`), the size of messages and frames through its hooks for extensions (`frame_guard.py`).
 4. Whole messages, which are most, pass wsproto by (`fast_lane.py`), and so does a plain handshake
@@ -34,6 +34,7 @@ from ..exceptions import (
 )
 from .compression import DEFAULT
 from .deflate import DeflateExtension
+from .directions import CLOSED, FAILED, NOT_YET, OPEN
 from .fast_lane import ENABLED, MUCH, FastLane
 from .faults import fault_in_words
 from .frame_guard import FrameGuard
@@ -64,7 +65,8 @@ class Protocol:
         self.deflate = DeflateExtension(request.compression or DEFAULT, request.max_size)
         """Compression, whether it is in use or not."""
         self._handshake = Handshake(request, self.deflate, fast_lane=fast_lane)
-        self._open = False
+        self._sending = NOT_YET
+        self._receiving = NOT_YET
         # wsproto's side, made when it is needed: it takes 2 KiB.
         self._connection: Connection | None = None
         self._guard: FrameGuard
@@ -79,16 +81,26 @@ class Protocol:
         self._room = 0  # how many bytes of messages may still come of this receive()
         self._text: io.StringIO | None = None  # the fragments of a text message under way
         self._bytes: io.BytesIO | None = None  # ... or those of a binary one
-        self.can_send = False
-        """Whether messages may be sent: the connection is open and no Close frame has gone either way."""
-        self.close_sent = False
-        self.close_received = False
-        self.failed = False
 
     def release(self) -> None:
         """Let go of all buffers: nothing will come or go any more, and the user may keep the socket for long."""
         self.deflate.release()
         self._text = self._bytes = None
+
+    @property
+    def can_send(self) -> bool:
+        """Whether messages may be sent: the connection is open and no Close frame has gone either way."""
+        return self._sending is OPEN and self._receiving is not CLOSED
+
+    @property
+    def close_sent(self) -> bool:
+        """Whether our Close frame has gone."""
+        return self._sending is CLOSED
+
+    @property
+    def failed(self) -> bool:
+        """Whether the server has broken the protocol."""
+        return self._receiving is FAILED
 
     @property
     def response(self) -> Response | None:
@@ -126,7 +138,7 @@ class Protocol:
         trailing = self._handshake.receive(data)
         if trailing is None:
             return False
-        self._open = self.can_send = True
+        self._sending, self._receiving = OPEN, OPEN
         if self._fast_lane:
             self.lane = FastLane(self._max_size, trailing, self.deflate if self.compresses else None)
         else:
@@ -155,7 +167,7 @@ class Protocol:
         After a failure the caller calls fail().
         """
         received = Received([], [])
-        if self.close_received or self.failed:
+        if self._has_ended():
             return received
         self._room, lane = MUCH, self.lane
         if lane is None or self.unfinished or lane.held:
@@ -203,7 +215,7 @@ class Protocol:
 
     def _leave_unread(self, data: bytes) -> None:
         self._unread = data
-        self.unfinished = not (self.close_received or self.failed)
+        self.unfinished = not self._has_ended()
 
     def message(self, payload: str | bytes, *, fin: bool = True) -> bytes:
         """Return the frame of a message, or of a fragment of one: all but the last with ``fin=False``.
@@ -234,7 +246,7 @@ class Protocol:
             return b""
         frame = self.plain_close(code, reason)
         if frame is not None:
-            self.close_sent, self.can_send = True, False
+            self._sending = CLOSED
             return frame
         if code is None:
             code = CloseReason.NORMAL_CLOSURE if reason else CloseReason.NO_STATUS_RCVD
@@ -242,7 +254,7 @@ class Protocol:
 
     def close_is_sent(self) -> None:
         """The frame of plain_close() goes out: nothing may follow it."""
-        self.close_sent, self.can_send = True, False
+        self._sending = CLOSED
 
     def plain_close(self, code: int | None, reason: str) -> bytes | None:
         """Return what close() would return, if that needs no wsproto: then any thread may ask. It changes nothing: who
@@ -251,8 +263,12 @@ class Protocol:
         payload = _plain_close(code, reason) if self.lane is not None else None
         return None if payload is None else close_frame(payload)
 
+    def _has_ended(self) -> bool:
+        """Whether nothing that comes is parsed any more."""
+        return self._receiving is CLOSED or self._receiving is FAILED
+
     def _established(self) -> Connection:
-        if not self._open:
+        if self._receiving is NOT_YET:
             raise InvalidStateError("the opening handshake is not finished")
         if self._connection is None:
             self._guard = FrameGuard(self._max_size)
@@ -276,7 +292,7 @@ class Protocol:
                 if frames == _FRAMES or self._room <= 0:
                     self._interrupted = True  # wsproto has more, of this chunk
                     break
-            if self.close_received or self.failed:
+            if self._has_ended():
                 return False
             if self._interrupted:
                 break
@@ -290,7 +306,7 @@ class Protocol:
         return connection.send(event)
 
     def _send_close(self, event: events.CloseConnection) -> bytes:
-        self.close_sent, self.can_send = True, False
+        self._sending = CLOSED
         return self._established().send(event)
 
     def _on_text(self, event: events.TextMessage, received: Received) -> None:
@@ -330,8 +346,8 @@ class Protocol:
         close = _parsed_plain_close(payload)
         if close is None:
             return False
-        self.close_received, self.can_send = True, False
-        answers, self.close_sent = not self.close_sent, True
+        self._receiving = CLOSED
+        answers, self._sending = not self.close_sent, CLOSED
         received.end_with(close, close_frame(payload) if answers else b"")
         return True
 
@@ -345,9 +361,9 @@ class Protocol:
     def _on_peer_close(self, event: events.CloseConnection, received: Received) -> None:
         if self._guard.close_code is not None:
             event = events.CloseConnection(self._guard.close_code, event.reason)
-        self.close_received, self.can_send = True, False
-        goodbye = b"" if self.close_sent else self._send_close(event.response())
-        received.end_with(PeerClose(int(event.code), event.reason or ""), goodbye)
+        self._receiving = CLOSED
+        answer = b"" if self.close_sent else self._send_close(event.response())
+        received.end_with(PeerClose(int(event.code), event.reason or ""), answer)
 
     def _on_failure(self, event: events.CloseConnection, received: Received) -> None:
         found = self.deflate.fault or self._guard.fault
@@ -356,7 +372,7 @@ class Protocol:
             received.fail(MessageTooBig(fault))
         else:
             received.fail(ProtocolError(f"the server broke the protocol: {fault}", sent_code=int(event.code)))
-        self.failed = True
+        self._receiving = FAILED
         self._text = self._bytes = None
         self._failed_with = events.CloseConnection(event.code, fault)
 
@@ -365,7 +381,6 @@ class Protocol:
 
         Handlers have heard the messages before the failure by then, and what they have sent goes out first.
         """
-        self.can_send = False
         if self.close_sent or self._failed_with is None:
             return b""
         return self._send_close(self._failed_with)

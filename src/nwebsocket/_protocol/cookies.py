@@ -101,7 +101,7 @@ def _told_as_failure() -> Iterator[None]:
 
 
 def _request(url: URL) -> Any:
-    from urllib.request import Request  # whoever has a jar has imported this already
+    from urllib.request import Request  # the user who has a jar has imported this already
 
     # A jar tells by the scheme whether cookies that ask for a secure connection may be sent.
     return Request(f"http{url.href[2:]}")

@@ -48,8 +48,7 @@ class DeflateExtension(PerMessageDeflate):
         self._settings = settings
         self._max_size = max_size
         self._limit = 0 if max_size is None else max_size + 1  # bytes inflated of one message; 0 is any number
-        self._accepted = False
-        self._window_bits = _LARGEST
+        self._window_bits = 0  # of what the server compresses with; 0 until it has accepted the offer
         self._used: zlib._Compress | None = None  # by the last frames_of()
         self._stream: zlib._Decompress | None = None  # made for its first byte: it takes 7 KiB
         self._tail_due = False  # has the stream under way had any byte of the message under way?
@@ -65,7 +64,7 @@ class DeflateExtension(PerMessageDeflate):
 
     def enabled(self) -> bool:
         """Whether the server has accepted the offer."""
-        return self._accepted
+        return self._window_bits > 0
 
     def offer(self) -> str:
         """The parameters to offer; by default those that browsers offer."""
@@ -94,7 +93,6 @@ class DeflateExtension(PerMessageDeflate):
         # (MAX_DIST in its deflate.h), which a window of 8 bits holds: Chromium does the same.
         self.client_max_window_bits = max(9, window_bits)
         self._window_bits = _window_bits(parameters, "server_max_window_bits")
-        self._accepted = True
 
     def frame_outbound(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, data: bytes, fin: bool

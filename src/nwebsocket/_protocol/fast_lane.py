@@ -8,7 +8,7 @@
 2. wsproto is given whole frames, or parts of one that the lane has noted as under way, so that both always know where
    a frame begins. A header that is cut off waits here until there is more of it.
 3. Inside a fragmented message all frames are wsproto's: what a frame means there depends on those before it.
-4. What a compressed frame holds can be inflated once only. So it is kept, until somebody has taken the message over:
+4. What a compressed frame holds can be inflated once only. So it is kept, until the message has been taken over:
    wsproto gets a faulty one back together with what has been inflated (`deflate.py`). One that comes in pieces is
    inflated piece by piece, for a fault must not wait for the end.
 
@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import codecs
 import io
-import os
 from typing import Protocol
 
-ENABLED = os.environ.get("NWEBSOCKET_FAST_LANE") != "0"
-"""Whether wsproto is passed by. To turn that off for a test run, set the environment variable to 0."""
+from .._base.shortcuts import taken
+
+ENABLED = taken("fast_lane")
+"""Whether wsproto is passed by."""
 
 # First bytes of a frame: FIN, no reserved bit, the opcode (RFC 6455 section 5.2).
 _TEXT = 0x81

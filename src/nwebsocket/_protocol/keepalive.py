@@ -12,19 +12,17 @@ from typing import Literal
 class Keepalive:
     """The pings of one connection."""
 
-    __slots__ = ("_heard", "_interval", "_paused", "_pinged", "_received", "_timeout", "_unanswered", "latency")
+    __slots__ = ("_heard", "_interval", "_pinged", "_received", "_timeout", "_unanswered", "latency")
 
     def __init__(self, interval: float | None, timeout: float | None, now: float) -> None:
         self._interval = interval
         self._timeout = timeout
-        self._heard = now
+        self._heard: float | None = now  # None while we do not read: then silence is our own doing
         self._received = 0  # bytes; see heard_in_all()
         # When the keepalive ping of this silence was sent; None while none is needed.
         self._pinged: float | None = None
         # Unanswered pings, oldest first: payload -> when it was sent, and where its sender waits for the latency.
         self._unanswered: dict[bytes, tuple[float, list[float]]] = {}
-        # While we do not read, silence is our own doing.
-        self._paused = False
         self.latency: float | None = None
 
     def heard(self, now: float) -> None:
@@ -41,11 +39,10 @@ class Keepalive:
 
     def pause(self) -> None:
         """The socket is not being read (back-pressure)."""
-        self._paused = True
+        self._heard = None
 
     def resume(self, now: float) -> None:
         """The socket is read again: silence counts from now."""
-        self._paused = False
         self.heard(now)
 
     def ping(self, now: float, waiting: list[float] | None = None) -> bytes:
@@ -91,7 +88,7 @@ class Keepalive:
 
     def deadline(self) -> float | None:
         """When `due` must be asked again; None: not before something is heard or resumed."""
-        if self._paused or self._interval is None:
+        if self._heard is None or self._interval is None:
             return None
         if self._pinged is None:
             return self._heard + self._interval

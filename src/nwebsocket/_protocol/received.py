@@ -19,20 +19,20 @@ class PeerClose(NamedTuple):
 class Received:
     """What one receive() brought; the messages came before the close or the failure.
 
-    ``messages``  whole messages, in order
-    ``pongs``     the payloads of the pongs that came
-    ``replies``   the Pongs to send back, one for each Ping, in order: before anything that is sent later
-    ``goodbye``   the Close frame to send back, or b""
-    ``close``     the server's Close frame
-    ``failure``   how the server broke the protocol
-    ``is_more``   whether there is anything but messages
+    ``messages``     whole messages, in order
+    ``pongs``        the payloads of the pongs that came
+    ``replies``      the Pongs to send back, one for each Ping, in order: before anything that is sent later
+    ``close_frame``  the Close frame to send back, or b""
+    ``close``        the server's Close frame
+    ``failure``      how the server broke the protocol
+    ``is_more``      whether there is anything but messages
     """
 
     # No default_factory for the lists: it would take as long as all the rest of a small message's parsing.
     messages: list[str | bytes]
     pongs: list[bytes]
     replies: list[bytes] | None = None
-    goodbye: bytes = b""
+    close_frame: bytes = b""
     close: PeerClose | None = None
     failure: ProtocolError | None = None
     is_more: bool = False
@@ -43,7 +43,7 @@ class Received:
         self.pongs += more.pongs
         if more.replies:
             self.replies = (self.replies or []) + more.replies
-        self.goodbye, self.close, self.failure = more.goodbye, more.close, more.failure
+        self.close_frame, self.close, self.failure = more.close_frame, more.close, more.failure
         self.is_more = self.is_more or more.is_more
 
     def reply(self, pong: bytes) -> None:
@@ -58,10 +58,10 @@ class Received:
         self.pongs.append(pong)
         self.is_more = True
 
-    def end_with(self, close: PeerClose, goodbye: bytes) -> None:
-        """The server's Close frame has come; ``goodbye`` answers it, if it is not itself an answer."""
+    def end_with(self, close: PeerClose, close_frame: bytes) -> None:
+        """The server's Close frame has come; ``close_frame`` answers it, if it is not itself an answer."""
         self.close = close
-        self.goodbye = goodbye
+        self.close_frame = close_frame
         self.is_more = True
 
     def fail(self, failure: ProtocolError) -> None:
@@ -69,11 +69,11 @@ class Received:
         self.failure = failure
         self.is_more = True
 
-    def answer_with(self, goodbye: bytes) -> None:
+    def answer_with(self, close_frame: bytes) -> None:
         """This Close frame tells the server so."""
-        self.goodbye = goodbye
+        self.close_frame = close_frame
 
     @property
     def answer(self) -> bytes:
         """All that is to be sent back."""
-        return b"".join(self.replies or ()) + self.goodbye
+        return b"".join(self.replies or ()) + self.close_frame

@@ -119,7 +119,7 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
         with contextlib.suppress(InvalidStateError):
             try:
                 result = function()
-            except BaseException as error:  # SystemExit, too: somebody waits
+            except BaseException as error:  # SystemExit, too: a thread waits
                 future.set_exception(error)
             else:
                 future.set_result(result)

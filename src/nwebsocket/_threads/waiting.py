@@ -59,8 +59,8 @@ def enlist(waiters: list[threading.Lock]) -> threading.Lock:
 
 
 def release(waiters: list[threading.Lock]) -> None:
-    """Wake all of them; with the lock held, or whoever may give up waiting at this moment raises IndexError: then the
-    others are awake.
+    """Wake all of them; with the lock held, or a thread that gives up waiting at this moment raises IndexError: then
+    the others are awake.
 
     In one call of C: who is interrupted between taking one out and releasing it would leave that asleep. The first ones
     first: without the lock, new ones may come behind them meanwhile.
@@ -74,7 +74,7 @@ def release_first(waiters: deque[threading.Lock]) -> None:
 
 
 def acquire(waiter: threading.Lock, deadline: float | None) -> bool:
-    """Acquire `waiter`, which somebody else will release; False at `deadline`. Ctrl-C interrupts it.
+    """Acquire `waiter`, which another thread will release; False at `deadline`. Ctrl-C interrupts it.
 
     Raises WaitsForItself, after a moment.
     """

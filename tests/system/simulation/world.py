@@ -20,8 +20,8 @@ from threading import get_ident
 from types import SimpleNamespace
 from typing import Any
 
-from nwebsocket._connection import opening, session, sockets, supervisor, sweep  # noqa: F401 - to have all imported
-from nwebsocket._network import linger, tcp, transport  # noqa: F401
+from nwebsocket._connection import lent_sockets, opening, session, sockets, supervisor  # noqa: F401 - to have all imported
+from nwebsocket._network import brief_poll, tcp, transport  # noqa: F401
 from nwebsocket._protocol import framing
 from nwebsocket._threads import locks, loop_thread, safe_curio, the_loop
 
@@ -192,7 +192,7 @@ class World:
         put(the_loop, "_loop", None)
         put(the_loop, "_started", {})
         put(the_loop, "_start_lock", SimRLock(scheduler, "start"))
-        put(sweep, "_sweep", None)
+        put(lent_sockets, "_lent_sockets", None)
         put(sockets, "_registry", {})
         framing._keys.clear()
         random.seed(0)  # tags of queries, delays

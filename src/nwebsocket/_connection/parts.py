@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 sifters: list[tuple[type, Callable[[Any, Bridge], Sifter]]] = []
 
 
-class Inside:
+class Parts:
     """All that a WebSocket hides."""
 
     def __init__(self, empty_handlers: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Waiting for a socket right here, for a moment, when its data comes at short intervals.
 
 curio's way from a wait to the next takes longer than all that this library does with a small message. A task that
-lingers keeps the kernel from running; so it does that only until anything else happens in the kernel's selector, whose
+polls keeps the kernel from running; so it does that only until anything else happens in the kernel's selector, whose
 own descriptor, epoll's, is waited for as well.
 """
 
@@ -11,21 +11,25 @@ import select
 
 from .._base import orphan
 from .._base.clock import monotonic
+from .._base.shortcuts import taken
+
+AVAILABLE = taken("brief_poll")
+"""Whether handlers on the loop poll; elsewhere the kernel always waits."""
 
 _QUICK = 1e-3
-"""Seconds between two waits for the socket for which the second may be a lingering one."""
+"""Seconds between two waits for the socket for which the second may be such a poll."""
 
 _STAY = 5e-3
 """Seconds after which the kernel runs in any case: so late may a timer be, or a task that is ready without a socket."""
 
 _MOMENT = 4
-"""Milliseconds to linger at once; a timer is late by so much more."""
+"""Milliseconds to poll at once; a timer is late by so much more."""
 
 _OTHERS_TURN = 50
 """Waits in which it is not tried again, after something else has happened."""
 
 
-class Linger:
+class BriefPoll:
     """Waits for one socket, on the loop thread, whose kernel waits in the epoll instance of descriptor ``epoll``."""
 
     __slots__ = ("_fileno", "_left", "_others_turn", "_poller", "_waited")

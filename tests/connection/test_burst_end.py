@@ -14,14 +14,15 @@ from peers import CLOSE, LIMIT, PING, Peer, RawServer, close_frame, pong, text
 from until import until
 
 from nwebsocket import WaitTimeout, WebSocket, connect
+from nwebsocket._connection import burst_end as burst_end_module
 from nwebsocket._connection import sender as sender_module
-from nwebsocket._connection import tail as tail_module
+from nwebsocket._connection.lent_sockets import AVAILABLE, LentSockets
 from nwebsocket._connection.reader import Reader
-from nwebsocket._connection.sweep import AVAILABLE, Sweep
 from nwebsocket._protocol.fast_lane import ENABLED
 
 pytestmark = pytest.mark.skipif(
-    not (ENABLED and AVAILABLE), reason="recv() reads the socket only with the fast lane, and where there is epoll"
+    not (ENABLED and AVAILABLE and burst_end_module.AVAILABLE),
+    reason="recv() reads the socket only with the fast lane, and where there is epoll",
 )
 
 
@@ -84,8 +85,8 @@ def posts(ws: WebSocket, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody who comes at all is late, and no message comes after a pause, however busy the machine is."""
-    monkeypatch.setattr(tail_module, "_MOMENT", LIMIT)
-    monkeypatch.setattr(tail_module, "_LATE", LIMIT)
+    monkeypatch.setattr(burst_end_module, "_MOMENT", LIMIT)
+    monkeypatch.setattr(burst_end_module, "_LATE", LIMIT)
     monkeypatch.setattr(sender_module, "_PAUSE", LIMIT)
 
 
@@ -96,14 +97,14 @@ async def _nothing(*_: object) -> None:
 @pytest.fixture
 def long_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop does not take the socket back by itself."""
-    monkeypatch.setattr(Sweep, "_look_where_something_waits", _nothing)
-    monkeypatch.setattr(Sweep, "_look_at_all", _nothing)
+    monkeypatch.setattr(LentSockets, "_look_where_something_waits", _nothing)
+    monkeypatch.setattr(LentSockets, "_look_at_all", _nothing)
 
 
 @pytest.fixture
 def no_look(long_lease: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The timer does not look at tails either."""
-    monkeypatch.setattr(Reader, "see_to_tail", lambda _: None)
+    monkeypatch.setattr(Reader, "write_burst_end", lambda _: None)
 
 
 def burst(ws: WebSocket, messages: int = 5) -> None:
@@ -115,7 +116,7 @@ def burst(ws: WebSocket, messages: int = 5) -> None:
 def earn_trust(ws: WebSocket) -> None:
     """Come in time until the next tail is left to this thread, and the loop has nothing more to do."""
     bridge, deadline = ws._nwebsocket.bridge, time.monotonic() + LIMIT
-    while not (bridge.sender._tail.trusts() and bridge.reader is not None and bridge.reader.lent):
+    while not (bridge.sender._burst_end.trusts() and bridge.reader is not None and bridge.reader.lent):
         assert time.monotonic() < deadline
         burst(ws)
         wait_for_the_loop(ws)
@@ -169,21 +170,21 @@ def test_and_is_not_trusted_the_next_time(
     ws: WebSocket, echo: Echo, posts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     earn_trust(ws)
-    monkeypatch.setattr(tail_module, "_LATE", -1.0)
+    monkeypatch.setattr(burst_end_module, "_LATE", -1.0)
     ws.send("-a")
     ws.send("-b")
     echo.has_got("-a", "-b")
-    assert not ws._nwebsocket.bridge.sender._tail.trusts()
+    assert not ws._nwebsocket.bridge.sender._burst_end.trusts()
     posts.clear()
     burst(ws)
     assert posts
 
 
 def test_who_comes_late_is_not_trusted(ws: WebSocket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tail_module, "_MOMENT", -1.0)
+    monkeypatch.setattr(burst_end_module, "_MOMENT", -1.0)
     for _ in range(20):
         burst(ws)
-    assert not ws._nwebsocket.bridge.sender._tail.trusts()
+    assert not ws._nwebsocket.bridge.sender._burst_end.trusts()
 
 
 @pytest.mark.usefixtures("unhurried", "no_look")
@@ -226,15 +227,15 @@ def test_the_loop_has_the_socket_back_before_it_knows_of_the_tail(
     ws: WebSocket, echo: Echo, posts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The timer has then looked for the last time."""
-    watch_tail = Reader.watch_tail
+    watch_burst_end = Reader.watch_burst_end
 
     def too_late(reader: Reader) -> None:
         ws._nwebsocket.bridge.post(reader.want_back)
-        until(lambda: not reader.lent and not reader._sweep._runs)
-        watch_tail(reader)
+        until(lambda: not reader.lent and not reader._lent_sockets._runs)
+        watch_burst_end(reader)
 
     earn_trust(ws)
-    monkeypatch.setattr(Reader, "watch_tail", too_late)
+    monkeypatch.setattr(Reader, "watch_burst_end", too_late)
     posts.clear()
     ws.send("-a")
     ws.send("-b")
@@ -273,7 +274,7 @@ def test_a_fault_in_one_connection_is_none_of_the_others(
 @pytest.mark.parametrize("times", [30, pytest.param(500, marks=pytest.mark.slow)])
 def test_interrupted_bursts_are_sent_once_and_in_order(ws: WebSocket, echo: Echo, times: int) -> None:
     barrage, left, returned = Barrage(), 0, list[str]()
-    number, tail, deadline = 0, ws._nwebsocket.bridge.sender._tail, time.monotonic() + 3 * LIMIT
+    number, tail, deadline = 0, ws._nwebsocket.bridge.sender._burst_end, time.monotonic() + 3 * LIMIT
     earn_trust(ws)
     with no_collection(), alarm(barrage, 0.0005, 0.0005):
         while barrage.count < times or left < times:

@@ -1,12 +1,13 @@
-"""Who writes the tail of a burst: the last messages that a thread has sent one after another.
+"""Who writes the end of a burst: the last messages that a thread has sent one after another.
 
     send() send() send() ... recv()
-      |      `------`--------- + ---> queued: written by the sender, a piece at a time; the tail when it comes to recv()
+      |      `------`--------- + ---> queued: written by the sender, a piece at a time; the end when it comes to recv()
       `---> written at once
 
-To have the loop thread write the tail costs more than to send it. So a thread that has come to recv() in time after its
-last tails is left with the next one, while the socket is lent to it (`reader.py`). Should it not come this once, the
-timer that looks after such sockets (`sweep.py`) has the tail written, up to 10 ms late, and the trust is gone.
+To have the loop thread write the end costs more than to send it. So a thread that has come to recv() in time after its
+last bursts is left with the end of the next one, while the socket is lent to it (`reader.py`). Should it not come this
+once, the timer that looks after such sockets (`lent_sockets.py`) has it written, up to 10 ms late, and the trust is
+gone.
 """
 
 from __future__ import annotations
@@ -14,25 +15,29 @@ from __future__ import annotations
 from threading import get_ident
 
 from .._base.clock import monotonic
+from .._base.shortcuts import taken
+
+AVAILABLE = taken("burst_end")
+"""Whether the end of a burst is ever left to its sender."""
 
 BURST = 256
 """Messages that the sender writes itself, in one piece."""
 
 FIRST_PIECE = 32
-"""The same at first, when the tail is left to it: so the server has work while the rest of the burst is sent."""
+"""The same at first, when the end is left to it: so the server has work while the rest of the burst is sent."""
 
 _TRUSTED = 8
-"""Tails in a row, written in time."""
+"""Ends in a row, written in time."""
 
 _MOMENT, _EACH = 50e-6, 10e-6
-"""Seconds, and more of them for each message of the tail, from the last write to recv() that are in time."""
+"""Seconds, and more of them for each message of the end, from the last write to recv() that are in time."""
 
 _LATE = 1e-3
-"""Seconds after the last write when a tail that is still there is late."""
+"""Seconds after the last write when an end that is still there is late."""
 
 
-class Tail:
-    """What is known of the tails of one connection."""
+class BurstEnd:
+    """What is known of the ends of one connection's bursts."""
 
     __slots__ = ("_in_time", "_thread", "left", "piece")
 
@@ -41,7 +46,7 @@ class Tail:
         """The thread that sends is left with the present one."""
         self.piece = BURST
         """So many messages in the queue are written by who sends."""
-        # Which thread has come to recv() last with a tail, and how often in a row in time.
+        # Which thread has come to recv() last with an end, and how often in a row in time.
         self._thread: int | None = None
         self._in_time = 0
 
@@ -51,7 +56,7 @@ class Tail:
 
     def leave(self) -> bool:
         """Leave the calling thread with the present one, if it can be trusted; return whether it is."""
-        if not self.trusts():
+        if not (AVAILABLE and self.trusts()):
             self.is_not_left()
             return False
         self.piece = FIRST_PIECE
@@ -71,7 +76,7 @@ class Tail:
         self.piece = min(2 * self.piece, BURST)
 
     def comes(self, written_at: float, messages: int) -> None:
-        """The calling thread has come to write a tail of so many messages; something was written last at that time."""
+        """The calling thread has come to write an end of so many messages; something was written last at that time."""
         thread = get_ident()
         in_time = monotonic() - written_at < _MOMENT + _EACH * messages
         self._in_time = self._in_time + 1 if in_time and thread == self._thread else 0

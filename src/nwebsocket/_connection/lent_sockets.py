@@ -11,10 +11,11 @@ from collections import deque
 from typing import Protocol
 
 from .._base.clock import monotonic
+from .._base.shortcuts import taken
 from .._threads import the_loop
 from .._threads.loop_thread import LoopThread
 
-AVAILABLE = hasattr(select, "epoll")
+AVAILABLE = hasattr(select, "epoll") and taken("lending")
 """Whether sockets can be lent here; elsewhere the loop always reads."""
 
 INTERVAL = 0.01
@@ -25,7 +26,7 @@ IDLE = 1.0
 
 
 class Reader(Protocol):
-    """What the sweep asks of a socket that is lent."""
+    """What it asks of a socket that is lent."""
 
     @property
     def fileno(self) -> int: ...
@@ -36,20 +37,20 @@ class Reader(Protocol):
 
     async def want_back(self) -> None: ...
     def heard(self) -> None: ...
-    def see_to_tail(self) -> None: ...
+    def write_burst_end(self) -> None: ...
 
 
-class Sweep:
-    """The sockets that are lent, of one loop; all but `left` and `tails` belong to its thread."""
+class LentSockets:
+    """The sockets that are lent, of one loop; all but `left` and `burst_ends` belong to its thread."""
 
     def __init__(self, loop: LoopThread) -> None:
         self._loop = loop
         self._epoll = select.epoll()
         self._lent: dict[int, Reader] = {}  # by descriptor
         self.left: deque[Reader] = deque()
-        """Those that have read more than they took; any thread may append to it, and to `tails`."""
-        self.tails: deque[Reader] = deque()
-        """Those whose senders are left with the last messages of a burst (`tail.py`)."""
+        """Those that have read more than they took; any thread may append to it, and to `burst_ends`."""
+        self.burst_ends: deque[Reader] = deque()
+        """Those whose senders are left with the last messages of a burst (`burst_end.py`)."""
         # How much each had read when it was seen with something to read, and when each was looked at.
         self._seen: dict[Reader, int] = {}
         self._seen_of_all: dict[Reader, int] = {}
@@ -74,8 +75,8 @@ class Sweep:
 
     async def _look(self) -> None:
         """(timer)"""
-        for _ in range(len(self.tails)):  # there may be new ones at once
-            self.tails.popleft().see_to_tail()
+        for _ in range(len(self.burst_ends)):  # there may be new ones at once
+            self.burst_ends.popleft().write_burst_end()
         if not self._lent:
             self._runs = False
             for collection in (self.left, self._seen, self._seen_of_all):
@@ -109,13 +110,13 @@ class Sweep:
         self._seen_of_all = {reader: reader.reads for reader in self._lent.values()}
 
 
-_sweep: Sweep | None = None
+_lent_sockets: LentSockets | None = None
 
 
-def current() -> Sweep:
+def current() -> LentSockets:
     """The one of the loop that runs; on its thread."""
-    global _sweep
+    global _lent_sockets
     loop = the_loop.current()
-    if _sweep is None or _sweep._loop is not loop:
-        _sweep = Sweep(loop)
-    return _sweep
+    if _lent_sockets is None or _lent_sockets._loop is not loop:
+        _lent_sockets = LentSockets(loop)
+    return _lent_sockets
