@@ -14,7 +14,7 @@ IDLE = 1000
 TICKS = 40_000
 
 BASE = "base"
-"""The nwebsocket of another source tree, in each of the ways of ours: "base, callbacks"."""
+"""The nwebsocket of another source tree, or without a shortcut, in each of the ways of ours: "base, callbacks"."""
 V1, V1_CALLBACKS = "nwebsocket 1.0.0", "nwebsocket 1.0.0, callbacks"
 SYNCHRONOUS = ("websockets", "websocket-client", "simple-websocket", "curl_cffi")
 PEERS = (*SYNCHRONOUS, "aiohttp")

@@ -35,13 +35,15 @@ class Worker:
 
     ``path``     a directory to be searched first for its modules, or None
     ``timeout``  seconds that any one step may take
+    ``without``  a shortcut of nwebsocket's that is not to be taken, or None
     ``version``  of the client; and ``file`` where it was imported from, if it says so
 
     Raises ClientFailed if the client cannot be imported.
     """
 
-    def __init__(self, client: str, ca: str, path: str | None, timeout: float) -> None:
+    def __init__(self, client: str, ca: str, path: str | None, timeout: float, without: str | None = None) -> None:
         environment = os.environ | ({"PYTHONPATH": path} if path else {})
+        environment |= {"NWEBSOCKET_WITHOUT": without} if without else {}
         command = [sys.executable, __file__, client, ca]
         self._timeout = timeout
         self._process = subprocess.Popen(

@@ -28,8 +28,13 @@ And so is any other version, from its source tree, in each row and way that ours
 
     git worktree add /tmp/before main && python benchmarks/compare.py --base /tmp/before/src
 
+What a shortcut gains (see nwebsocket/_base/shortcuts.py) is seen in the same way, beside the library without it:
+
+    python benchmarks/compare.py --rows plain --without burst_end
+
     --rows       which rows, by group or by name (see --help), in _rows.py
     --base SRC   another source tree, to be compared too
+    --without X  the library without the shortcut X, to be compared too
     --json FILE  everything measured, each round too
     --plot FILE  a bar chart; needs matplotlib
     --markdown   the tables for a README: a line a row, a column a client
@@ -257,8 +262,10 @@ class Bench:
         if path is None and client.startswith(V1):
             raise ClientFailed("needs --nwebsocket1")
         name = client.replace(BASE, "nwebsocket", 1) if library(client) == BASE else client
-        worker = Worker(name, self._address.ca, path, TIMEOUT)
-        if library(client) == BASE and not Path(worker.file).resolve().is_relative_to(Path(str(path)).resolve()):
+        without = self._options.without if library(client) == BASE else None
+        worker = Worker(name, self._address.ca, path, TIMEOUT, without)
+        elsewhere = path is not None and not Path(worker.file).resolve().is_relative_to(Path(path).resolve())
+        if library(client) == BASE and elsewhere:
             worker.kill()
             raise ClientFailed(f"{worker.file} was imported instead of what is in {path}")
         self.versions[client] = worker.version
@@ -298,6 +305,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.5, help="length of a round (default: 0.5)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each client, alternating (default: 7)")
     parser.add_argument("--base", metavar="SRC", help="another source tree of nwebsocket, its src, to be compared too")
+    parser.add_argument("--without", metavar="SHORTCUT", help="the library without a shortcut, to be compared too")
     parser.add_argument("--nwebsocket1", metavar="DIRECTORY", help="where nwebsocket 1.0.0 is, to be compared too")
     parser.add_argument("--markdown", action="store_true", help="print the table for a README as well")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
@@ -331,7 +339,7 @@ def main() -> None:
     processors = split_processors()
     with running_server() as address, Bench(address, processors, options) as bench:
         stay_on(processors[1])  # and with us all clients, which we start
-        for row in (row.with_base() if options.base else row for row in options.rows):
+        for row in (row.with_base() if options.base or options.without else row for row in options.rows):
             if found := _measured(bench, row):
                 results[row] = found
     about = _report.about(bench.versions, bench.servers, processors, load)

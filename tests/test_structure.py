@@ -189,8 +189,8 @@ def test_the_protocol_does_no_input_or_output() -> None:
         assert not imports_at_run_time(name) & {"socket", "ssl", "threading", "time"}, name
 
 
-def test_the_fast_lanes_know_nothing_of_ours_nor_wsproto() -> None:
-    assert imports_at_run_time("_protocol.fast_lane") == {"__future__", "codecs", "io", "os", "typing"}
+def test_the_fast_lanes_know_nothing_of_ours_but_the_switches_nor_wsproto() -> None:
+    assert imports_at_run_time("_protocol.fast_lane") == {"__future__", "_base.shortcuts", "codecs", "io", "typing"}
     assert imports_at_run_time("_protocol.plain_handshake") == {"__future__", "collections", "re"}
 
 

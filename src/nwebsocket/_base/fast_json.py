@@ -6,6 +6,8 @@ import json
 import json.encoder
 from typing import Any
 
+from .shortcuts import taken
+
 _encoder = json.JSONEncoder(allow_nan=False)
 _scan = json.JSONDecoder().raw_decode
 
@@ -45,4 +47,4 @@ def _make_encode_in_c() -> Any:
     )
 
 
-_encode_in_c = _make_encode_in_c()
+_encode_in_c = _make_encode_in_c() if taken("fast_json") else None

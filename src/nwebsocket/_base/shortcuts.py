@@ -3,19 +3,22 @@
     NWEBSOCKET_WITHOUT="lending burst_end"      in the environment switches some off
     NWEBSOCKET_FAST_LANE=0                      the same as NWEBSOCKET_WITHOUT=fast_lane
 
-``fast_lane``   whole data frames and a plain handshake pass wsproto by; without, only the loop thread reads and writes
-``lending``     the thread that waits for a message reads the socket itself; without, `burst_end` is off, too
-``burst_end``   the last messages of a burst are written by the thread that comes to recv()
-``brief_poll``  with handlers on the loop, that waits for the socket without curio
+``fast_lane``        whole data frames pass wsproto by; without, only the loop thread reads and writes, and the next
+                     three are off, too
+``plain_handshake``  a plain opening handshake passes wsproto by
+``lending``          the thread that waits for a message reads the socket itself; without, the next one is off, too
+``burst_end``        the last messages of a burst are written by the thread that comes to recv()
+``brief_poll``       with handlers on the loop, that waits for the socket without curio
+``fast_json``        the encoder of `json` is made once, for queries
 
-What each gains is told by ``benchmarks/shortcuts.py``.
+What one gains is told by ``python benchmarks/compare.py --without NAME``.
 """
 
 from __future__ import annotations
 
 import os
 
-KNOWN = frozenset({"fast_lane", "lending", "burst_end", "brief_poll"})
+KNOWN = frozenset({"fast_lane", "plain_handshake", "lending", "burst_end", "brief_poll", "fast_json"})
 
 _without = frozenset(os.environ.get("NWEBSOCKET_WITHOUT", "").replace(",", " ").split())
 if not _without <= KNOWN:

@@ -49,7 +49,7 @@ class LentSockets:
         self._lent: dict[int, Reader] = {}  # by descriptor
         self.left: deque[Reader] = deque()
         """Those that have read more than they took; any thread may append to it, and to `burst_ends`."""
-        self.burst_ends: deque[Reader] = deque()
+        self.burst_ends: set[Reader] = set()
         """Those whose senders are left with the last messages of a burst (`burst_end.py`)."""
         # How much each had read when it was seen with something to read, and when each was looked at.
         self._seen: dict[Reader, int] = {}
@@ -76,7 +76,7 @@ class LentSockets:
     async def _look(self) -> None:
         """(timer)"""
         for _ in range(len(self.burst_ends)):  # there may be new ones at once
-            self.burst_ends.popleft().write_burst_end()
+            self.burst_ends.pop().write_burst_end()
         if not self._lent:
             self._runs = False
             for collection in (self.left, self._seen, self._seen_of_all):

@@ -68,7 +68,6 @@ class Reader:
         self._needed = 0
         self._reading = False
         self._error: OSError | None = None
-        self._burst_end_watched = False
         self._untraced: list[str | bytes] = []  # messages that the trace is to tell of
 
     # ---- loop thread
@@ -118,7 +117,6 @@ class Reader:
 
     def write_burst_end(self) -> None:
         """Have written what the sender should have written by now."""
-        self._burst_end_watched = False  # first: from now on it asks for another look
         self._sender.look_after_burst_end()
         self._bridge.post_flush()  # not here: what goes wrong is no business of the others
 
@@ -140,9 +138,7 @@ class Reader:
 
     def watch_burst_end(self) -> None:
         """Have write_burst_end() called soon."""
-        if not self._burst_end_watched:
-            self._burst_end_watched = True
-            self._lent_sockets.burst_ends.append(self)
+        self._lent_sockets.burst_ends.add(self)
 
     def read(self, deadline: float | None, ready: Callable[[], bool] | None = None) -> None:
         """Have the next messages in the inbox, which is empty, unless `ready()` becomes true; wait a moment for them,

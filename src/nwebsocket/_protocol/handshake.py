@@ -16,6 +16,7 @@ from wsproto.connection import ConnectionType
 from wsproto.extensions import Extension
 from wsproto.handshake import H11Handshake
 
+from .._base.shortcuts import taken
 from ..exceptions import HandshakeError, InvalidArgument
 from .compression import DEFAULT, Deflate
 from .deflate import DeflateExtension
@@ -27,6 +28,7 @@ from .url import in_part
 MAX_BODY_BYTES = 65_536
 RIGHT_PLACE = "is it a WebSocket server, and the scheme (ws or wss) right?"
 
+_PLAIN = taken("plain_handshake")
 _KEY = re.compile(rb"\r\nSec-WebSocket-Key: (\S+)\r\n")
 
 
@@ -70,11 +72,11 @@ class Handshake:
     __slots__ = (
         "_body",
         "_body_room",
-        "_fast_lane",
         "_heads",
         "_key",
         "_offered",
         "_phrase",
+        "_plain",
         "_request",
         "_wsproto",
         "_wsproto_key",
@@ -89,7 +91,7 @@ class Handshake:
         self.extensions = ""
         self._request = request
         self._offered = [deflate] if request.compression else []
-        self._fast_lane = fast_lane
+        self._plain = fast_lane and _PLAIN
         self._wsproto: H11Handshake | None = None  # there is none as long as everything is plain
         self._wsproto_key = b""
         self._key = b""
@@ -99,7 +101,7 @@ class Handshake:
         self._body_room = MAX_BODY_BYTES
 
     def request(self) -> bytes:
-        data = self._plain_request() if self._fast_lane else None
+        data = self._plain_request() if self._plain else None
         if data is None:
             self._wsproto, data, self._key = self._ask_wsproto()
             self._wsproto_key = self._key
@@ -145,7 +147,7 @@ class Handshake:
         if self.response is not None:
             self._read_body(data)
             return None
-        if self._fast_lane and not self._heads.rest and (trailing := self._accept_plain(data)) is not None:
+        if self._plain and not self._heads.rest and (trailing := self._accept_plain(data)) is not None:
             return trailing
         head = self._heads.receive(data)
         if head is None:
