@@ -215,7 +215,7 @@ class Inbox:
             self._bytes = self._measure()
             if length < most and self._bytes < limit // 8 * 7:
                 break
-            self.resume_at = self._max_queue // 2
+            self.resume_at = min(self._max_queue, length) // 2
             self.reading_stopped = True  # from now on who consumes looks whether there is room
             if length == len(self.messages):
                 return True
