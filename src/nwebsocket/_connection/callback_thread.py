@@ -37,8 +37,7 @@ class CallbackThread:
         self._ident: int | None = None
         self.idle = False
         """It sleeps, or is about to, on `_wakeup`."""
-        self._wakeup = threading.Lock()
-        self._wakeup.acquire()
+        self._wakeup: threading.Lock  # made when the thread begins
 
     def is_current(self) -> bool:
         """Whether the caller is it."""
@@ -97,6 +96,8 @@ class CallbackThread:
 
     def _run(self) -> None:
         self._ident = get_ident()
+        self._wakeup = threading.Lock()
+        self._wakeup.acquire()
         while True:
             self._runner.run_all()
             self._bridge.write_now()
@@ -137,5 +138,3 @@ class CallbackThread:
         """There is no such thread in the child."""
         self.idle = False
         self._thread = self._ident = None
-        self._wakeup = threading.Lock()
-        self._wakeup.acquire()

@@ -49,7 +49,6 @@ class Handlers:
         "_broken",
         "_default_onmessage",
         "_defaults",
-        "_for_messages",
         "_listeners",
         "_lock",
         "_owner",
@@ -61,34 +60,32 @@ class Handlers:
         self._lock = lock
         self._defaults = defaults
         self._default_onmessage = defaults["onmessage"]
-        self._listeners: dict[str, list[Any]] = {event_type: [] for event_type in EVENT_TYPES}
-        self._for_messages = self._listeners["message"]
+        self._listeners: dict[str, list[Any]] = {}  # of the types that have ever had some
         self._broken: tuple[str, ...] = ()  # attributes that could not be looked up, and of which the log has been told
         self.changes = 0
         """How often they have changed; guarded by the lock."""
 
     def set_attribute(self, name: str) -> None:
         """An on... attribute has been assigned: it takes its place among the listeners."""
-        listeners = self._listeners[HANDLER_NAMES[name]]
         with self._lock:
+            listeners = self._listeners.setdefault(HANDLER_NAMES[name], [])
             if ATTRIBUTE not in listeners:
                 listeners.append(ATTRIBUTE)
 
     def add(self, event_type: str, function: Callable[[Any], Any], once: bool) -> bool:
         """Add a listener; False if the same function is there already (DOM section 2.7)."""
-        listeners = self._listeners[event_type]
         while True:
             changes = self.changes
-            if any(entry is not ATTRIBUTE and entry.function == function for entry in list(listeners)):
+            if any(entry is not ATTRIBUTE and entry.function == function for entry in self._copied(event_type)):
                 return False
             with self._lock:
                 if changes == self.changes:
-                    listeners.append(Listener(function, once))
+                    self._listeners.setdefault(event_type, []).append(Listener(function, once))
                     return True
 
     def remove(self, event_type: str, function: Callable[[Any], Any]) -> None:
         """Remove a listener, if it is there."""
-        for entry in list(self._listeners[event_type]):
+        for entry in self._copied(event_type):
             if entry is not ATTRIBUTE and entry.function == function:
                 self.take_off(event_type, entry)
 
@@ -97,8 +94,11 @@ class Handlers:
         with self._lock:
             self.changed()
             entry.remove()
-            if entry in self._listeners[event_type]:
-                self._listeners[event_type].remove(entry)
+            if entry in (listeners := self._listeners[event_type]):
+                listeners.remove(entry)
+
+    def _copied(self, event_type: str) -> list[Any]:
+        return list(self._listeners.get(event_type, ()))
 
     def changed(self) -> None:
         """They have changed; with the lock held."""
@@ -106,7 +106,7 @@ class Handlers:
 
     def hear(self, event_type: str) -> bool:
         """Whether there is a handler for this type of event."""
-        listeners = self._listeners[event_type]
+        listeners = self._listeners.get(event_type)
         if listeners and any(entry is not ATTRIBUTE for entry in listeners):
             return True
         return self.attribute(event_type) is not None
@@ -122,11 +122,11 @@ class Handlers:
         except BaseException:
             self._not_looked_up(owner, name)
             return any(map(self.hear, EVENT_TYPES))
-        return any(entry is not ATTRIBUTE for listeners in self._listeners.values() for entry in listeners)
+        return any(entry is not ATTRIBUTE for listeners in list(self._listeners.values()) for entry in listeners)
 
     def hear_messages(self) -> bool:
         """The same for messages, as fast as can be: it is asked for each one."""
-        if self._for_messages:
+        if self._listeners and "message" in self._listeners:
             return self.hear("message")
         owner = self._owner()
         try:
@@ -138,7 +138,7 @@ class Handlers:
 
     def only_attribute(self, owner: Any) -> Callable[[Any], Any] | None:
         """The onmessage attribute, if it is a handler and nobody else listens to messages; as fast as can be."""
-        if self._for_messages and self._for_messages != _NO_LISTENERS:
+        if self._listeners and (listeners := self._listeners.get("message")) and listeners != _NO_LISTENERS:
             return None
         try:  # as in attribute(), with fewer calls
             handler: Callable[[Any], Any] | None = getattr(owner, "onmessage", None)
@@ -169,7 +169,7 @@ class Handlers:
         """Who will hear the next event of this type, in the order in which they were registered: Listeners, and
         ATTRIBUTE for the on... attribute. But the first is what to call: it hears the event whatever happens.
         """
-        entries = list(self._listeners[event_type])
+        entries = self._copied(event_type)
         if ATTRIBUTE not in entries:
             entries.insert(0, ATTRIBUTE)
         for index, entry in enumerate(entries):

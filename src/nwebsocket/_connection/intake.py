@@ -46,6 +46,8 @@ SOON = 0.01
 forty messages a second, to lend the socket and to take it back cost twice as much as all the rest.
 """
 
+_NONE = frozenset[Outgoing]()
+
 _HANDLER_PATIENCE = 0.25
 """Seconds that a failure waits, with callbacks="loop", for a handler to hear the messages before it."""
 
@@ -100,7 +102,7 @@ class Intake:
         self._room: Event | None = None  # while reading waits for room
         self._full_inbox_told = False
         # Connections that hold up our reading until they have written enough.
-        self._held_up_by: frozenset[Outgoing] = frozenset()
+        self._held_up_by = _NONE
 
     async def run(self) -> None:
         """Read to the end of the stream. Raises OSError, as reading does."""
@@ -118,7 +120,7 @@ class Intake:
                 await self._receive_the_rest()
             if (inbox.messages or inbox.arrivals or self._held_up_by) and self._has_no_room():
                 await self._wait_for_room()
-            data = (await self._lend() if self._may_lend else b"") or await receive()
+            data = (await self._lend() if self._may_lend and self._gap < SOON else b"") or await receive()
             if not data:
                 return
             now = monotonic()
@@ -198,7 +200,7 @@ class Intake:
             self._inbox.count(len(messages))
             if self._trace.on:
                 trace_messages(self._trace, messages)
-            if self._gap < SOON and self._lendable:
+            if self._lendable:
                 self._may_lend = self._is_one_to_lend_to(messages[-1])
             if self._inbox.sifter is not None:
                 left = self._inbox.sifted(messages)
@@ -215,10 +217,13 @@ class Intake:
         return None
 
     def _is_one_to_lend_to(self, last: str | bytes) -> bool:
-        """Whether just one thread waits for what follows this message, which is likely to be like it."""
+        """Whether just one thread waits for what follows this message, which is likely to be like it; or has waited
+        before, and now takes what has come: it will wait again.
+        """
         if self._on_loop and not (self._waiters.receivers or self._waiters.askers):
             return False
-        return len(last) < MAX_FRAME and self._bridge.leaders() == 1
+        leaders = self._bridge.leaders()
+        return len(last) < MAX_FRAME and (leaders == 1 or (self._may_lend and not leaders))
 
     def _deliver_on_loop(self, messages: list[str | bytes]) -> None:
         """Have the handlers run here and now; what they send without a pause is written after that."""

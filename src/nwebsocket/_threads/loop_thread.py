@@ -100,13 +100,16 @@ class Timer:
         return self.when < other.when
 
 
+_select = selectors.DefaultSelector.select
+
+
 class _Selector(selectors.DefaultSelector):
     """Ends the process before it waits, if that is a child which code of the user's has forked on the loop thread."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if orphan.thread is not None:
             orphan.end()
-        return super().select(timeout)
+        return _select(self, timeout)
 
 
 class LoopThread:
