@@ -8,7 +8,6 @@ lower case go before those in upper case. No message of this module contains the
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,9 +22,6 @@ _VARIABLES = {
     True: ("wss_proxy", "https_proxy", "all_proxy"),
     False: ("ws_proxy", "https_proxy", "http_proxy", "all_proxy"),
 }
-_NAMES = frozenset(name for names in _VARIABLES.values() for name in names)
-# As os.environ keeps them.
-_KEYS = frozenset(map(os.environ.encodekey, _NAMES | {name.upper() for name in _NAMES}))
 _MAX_SOCKS_BYTES = 255  # of a user name or password (RFC 1929 section 2)
 
 
@@ -97,22 +93,12 @@ def _refuse(origin: str, text: str, problem: str) -> NoReturn:
 
 def proxy_of_environment(url: URL, environ: Mapping[str, str]) -> Proxy | None:
     """Return the proxy that the environment has for ``url``, if any. Raises InvalidArgument for a malformed one."""
-    if _has_none(environ):
-        return None
     for name in _VARIABLES[url.secure]:
         value = _variable(name, environ)
         if value:
             bypassed = _is_bypassed(url, _variable("no_proxy", environ))
             return None if bypassed else parse_proxy(value, f"the environment's {name}")
     return None
-
-
-def _has_none(environ: Mapping[str, str]) -> bool:
-    """Whether there is no proxy for anything. In os.environ a look-up of what is not there takes a microsecond, two
-    exceptions and an encoding, of which a connection would need eight: so this looks into the dict within.
-    """
-    data = getattr(environ, "_data", None)
-    return type(data) is dict and data.keys().isdisjoint(_KEYS)
 
 
 def _variable(name: str, environ: Mapping[str, str]) -> str:
