@@ -135,7 +135,7 @@ def test_the_connection_works_inside_init(echo: str) -> None:
             self.answer = self.recv(LIMIT)
 
     ws = Eager(echo)
-    assert ws.states == [WebSocket.CONNECTING, WebSocket.OPEN]
+    assert ws.states[0] <= ws.states[1] == WebSocket.OPEN  # the thread may be held up before it looks
     assert ws.answer == "x"
     ws.close()
     ws.wait_closed(LIMIT)
