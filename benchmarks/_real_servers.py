@@ -18,7 +18,7 @@ from typing import NamedTuple
 from _server import Address, stay_on
 
 HERE = Path(__file__).parent
-LOCK = HERE.parent / "tests" / "servers" / "package-lock.json"
+LOCK = HERE.parent / "tests" / "support" / "servers" / "package-lock.json"
 """Says which version of `ws` is used, and what it must look like."""
 
 COMPRESSING = {"websockets": True, "aiohttp": True, "uvicorn": True, "ws": False, "ws, perMessageDeflate": True}
