@@ -205,7 +205,7 @@ def test_the_environments_proxy_is_not_for_given_ways(unix_echo: str, monkeypatc
         monkeypatch.setenv("ws_proxy", f"http://{host}:{port}")
         exchange(connect("ws://localhost/", unix=unix_echo))
         with pytest.raises(ProxyError, match=rf"the proxy http://{host}:{port} cannot be reached"):
-            connect("ws://localhost/")
+            connect("ws://server.example/")
 
 
 # --- Literals and names

@@ -35,6 +35,7 @@ from nwebsocket import (
     WebSocket,
     connect,
 )
+from nwebsocket._network import proxies
 
 BURST = 1_000
 USER, PASSWORD = "proxy-user-7", "proxy-secret-9"
@@ -723,6 +724,8 @@ class Environment:
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, naming: int, trusting: ssl.SSLContext) -> Environment:
+    """It is used for this machine, too, where the servers of the tests are."""
+    monkeypatch.setattr(proxies, "_is_loopback", lambda host: False)
     return Environment(monkeypatch, naming, trusting)
 
 
@@ -759,6 +762,19 @@ def test_true_is_the_environment_and_none_is_not(environment: Environment, plain
     environment.set("all_proxy")
     assert environment.taken(plain, proxy=True) == "all_proxy"
     assert environment.taken(plain, proxy=None) == ""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_the_environment_is_not_for_this_machine(
+    host: str, naming: int, plain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "" if name == "no_proxy" else f"http://{name}:{PASSWORD}@127.0.0.1:{naming}")
+    url = with_credentials(plain.replace("127.0.0.1", host))
+    with connect(url) as ws:
+        ws.send("x")
+        assert ws.recv(LIMIT) == "x"
+    assert "HTTP 403 No" in proxy_failure(plain, f"http://option:{PASSWORD}@127.0.0.1:{naming}", status=403)
 
 
 def test_an_option_goes_before_the_environment(environment: Environment, plain: str) -> None:

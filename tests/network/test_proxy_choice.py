@@ -134,18 +134,18 @@ def test_the_header_of_a_cgi_client_is_no_proxy() -> None:
         ("ws://example.org:8080/", "example.org:8080", True),
         ("ws://example.org:8081/", "example.org:8080", False),
         ("wss://example.org/", "example.org:443", True),
-        ("ws://127.0.0.1/", "127.0.0.1", True),
-        ("ws://127.0.0.1:9/", "127.0.0.1:9", True),
-        ("ws://127.0.0.1:9/", "127.0.0.1:8", False),
+        ("ws://192.0.2.1/", "192.0.2.1", True),
+        ("ws://192.0.2.1:9/", "192.0.2.1:9", True),
+        ("ws://192.0.2.1:9/", "192.0.2.1:8", False),
         ("ws://10.1.2.3/", "10.0.0.0/8", True),
         ("ws://11.1.2.3/", "10.0.0.0/8", False),
         ("ws://10.1.2.3/", "10.9.9.9/8", True),
-        ("ws://[::1]/", "::1", True),
-        ("ws://[::1]/", "[::1]", True),
-        ("ws://[::1]:9/", "[::1]:9", True),
+        ("ws://[fd00::1]/", "fd00::1", True),
+        ("ws://[fd00::1]/", "[fd00::1]", True),
+        ("ws://[fd00::1]:9/", "[fd00::1]:9", True),
         ("ws://[fd00::7]/", "fd00::/8", True),
-        ("ws://[::1]/", "127.0.0.1", False),
-        ("ws://127.0.0.1/", "localhost", False),
+        ("ws://[fd00::1]/", "192.0.2.1", False),
+        ("ws://192.0.2.1/", "host.example", False),
         ("ws://bücher.example/", "bücher.example", True),
         ("ws://a.bücher.example/", ".BÜCHER.example", True),
         ("ws://bücher.example/", "büc her.example, bü[cher", False),
@@ -153,6 +153,34 @@ def test_the_header_of_a_cgi_client_is_no_proxy() -> None:
 )
 def test_no_proxy(url: str, no_proxy: str, bypassed: bool) -> None:
     assert choose(url, all_proxy="proxy.example", no_proxy=no_proxy) == (None if bypassed else "proxy.example")
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [
+        ("localhost", True),
+        ("LocalHost", True),
+        ("localhost.", True),
+        ("a.localhost", True),
+        ("mylocalhost", False),
+        ("localhost.example", False),
+        ("127.0.0.1", True),
+        ("127.255.0.9", True),
+        ("0x7f.1", True),
+        ("128.0.0.1", False),
+        ("0.0.0.0", False),
+        ("169.254.1.1", False),
+        ("[::1]", True),
+        ("[0:0::0:1]", True),
+        ("[::ffff:127.0.0.1]", True),
+        ("[::2]", False),
+    ],
+)
+def test_this_machine_itself_is_reached_without_as_by_browsers(host: str, is_loopback: bool) -> None:
+    for scheme in ("ws", "wss"):
+        for name in (f"{scheme}_proxy", "https_proxy", "all_proxy"):
+            assert choose(f"{scheme}://{host}:8443/", **{name: "proxy"}) == (None if is_loopback else "proxy")
+    assert Options(proxy="http://proxy.example").proxy_for(parse_url(f"ws://{host}/")) is not None, "that is asked for"
 
 
 def test_a_byte_that_is_not_utf8_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +196,7 @@ def test_a_byte_that_is_not_utf8_in_the_environment(monkeypatch: pytest.MonkeyPa
 def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ws_proxy", f"gopher://me:{SECRET}@proxy.example")
     with pytest.raises(InvalidArgument, match=r"the environment's ws_proxy 'gopher://proxy\.example'") as caught:
-        WebSocket("ws://127.0.0.1/")
+        WebSocket("ws://host.example/")
     assert SECRET not in str(caught.value)
 
 

@@ -2,7 +2,8 @@
 
 The variables are those of curl: ``wss_proxy``, then ``https_proxy`` for wss; ``ws_proxy``, then ``https_proxy`` and
 ``http_proxy`` for ws; last ``all_proxy`` for both; ``no_proxy`` for the hosts that are reached without. The names in
-lower case go before those in upper case. No message of this module contains the credentials of a proxy.
+lower case go before those in upper case. This machine itself (localhost, 127.0.0.1, ::1) is reached without, as by
+browsers. No message of this module contains the credentials of a proxy.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _VARIABLES = {
     True: ("wss_proxy", "https_proxy", "all_proxy"),
     False: ("ws_proxy", "https_proxy", "http_proxy", "all_proxy"),
 }
+_LOOPBACK = re.compile(r"(?:.+\.)?localhost\.?|127(?:\.[0-9]+){3}")
 _MAX_SOCKS_BYTES = 255  # of a user name or password (RFC 1929 section 2)
 
 
@@ -93,12 +95,24 @@ def _refuse(origin: str, text: str, problem: str) -> NoReturn:
 
 def proxy_of_environment(url: URL, environ: Mapping[str, str]) -> Proxy | None:
     """Return the proxy that the environment has for ``url``, if any. Raises InvalidArgument for a malformed one."""
+    if _is_loopback(url.host):
+        return None
     for name in _VARIABLES[url.secure]:
         value = _variable(name, environ)
         if value:
             bypassed = _is_bypassed(url, _variable("no_proxy", environ))
             return None if bypassed else parse_proxy(value, f"the environment's {name}")
     return None
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether it is this machine itself, by a name that may mean nothing else (RFC 6761 section 6.3) or an address."""
+    if ":" not in host:
+        return _LOOPBACK.fullmatch(host) is not None
+    with suppress(ValueError):
+        address = ipaddress.IPv6Address(host)
+        return (address.ipv4_mapped or address).is_loopback
+    return False
 
 
 def _variable(name: str, environ: Mapping[str, str]) -> str:
