@@ -257,7 +257,8 @@ class _Queries:
         """A connection has ended, and another one will follow: return the messages of the queries to be sent again, and
         those of the others, which fail, each with an `error` of its own, and are not to be sent any more.
         """
-        again, failed = list[Message](), set[Message]()
+        again: list[Message] = []
+        failed: set[Message] = set()
         for query in list(self.open.values()):
             if not query.under_way:
                 continue  # all that follows is the next connection's

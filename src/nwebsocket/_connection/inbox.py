@@ -150,7 +150,7 @@ class Inbox:
         """Return what the sifter leaves of messages that have come; nothing if another thread sees to that."""
         if self.sifter is None:
             return messages
-        left = deque[str | bytes]()
+        left: deque[str | bytes] = deque()
         with self._lock:
             self.arrivals.append(Arrivals(messages))
         self.sift(left)

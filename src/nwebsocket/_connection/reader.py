@@ -153,7 +153,9 @@ class Reader:
             except IndexError:
                 return  # another thread waits here already, or what a signal handler has interrupted
             while self.lent and not inbox.messages and not (ready is not None and ready()):
-                if (self._needed or not inbox.unparsed) and not poller.poll(_patience(deadline)):
+                if (self._needed or not inbox.unparsed) and not poller.poll(
+                    _PATIENCE if deadline is None else _patience(deadline)
+                ):
                     return
                 with self._wire:
                     going_on = self._advance()
@@ -229,6 +231,6 @@ class Reader:
         return self._needed > 0
 
 
-def _patience(deadline: float | None) -> float:
+def _patience(deadline: float) -> float:
     """Milliseconds to wait for the socket."""
-    return _PATIENCE if deadline is None else min(_PATIENCE, max(0.0, deadline - monotonic()) * 1000)
+    return min(_PATIENCE, max(0.0, deadline - monotonic()) * 1000)

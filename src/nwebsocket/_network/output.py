@@ -119,14 +119,16 @@ class Output:
         if tls.outgoing.pending:
             self._output.extend(map(tls.take_output, (-1,)))
         while self._batch:
-            done, nothing = sum(self._encrypted), list[int]()
+            nothing: list[int] = []
+            done = sum(self._encrypted)
             if done < len(self._batch):
                 self._encrypt_part(tls, memoryview(self._batch)[done:])
                 self._output.extend(map(tls.take_output, (-1,)))
             else:
                 self._batch = b""
                 self._encrypted = nothing
-        joined, no_output = b"".join(self._output), list[bytes]()
+        no_output: list[bytes] = []
+        joined = b"".join(self._output)
         self._sending_of = self._encrypting
         self._encrypting = b""
         self._sending = joined

@@ -183,7 +183,8 @@ class Transport(Output):
 
     def _feed(self, tls: TLS) -> None:
         """Give TLS what has been read and not been fed yet; to be interrupted anywhere."""
-        nothing, no_sizes = list[bytes](), list[int]()
+        nothing: list[bytes] = []
+        no_sizes: list[int] = []
         self._fed.extend(map(tls.feed_some, self._read_encrypted[len(self._fed) :]))
         self._read_encrypted = nothing
         self._fed = no_sizes

@@ -21,7 +21,7 @@ from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
 from .compression import Deflate
-from .framing import compressed_frame, frame_of
+from .framing import compressed_fragment, compressed_frame, frame_of
 from .http import show
 from .payload import Buffer, Message
 
@@ -31,6 +31,7 @@ _WINDOWS = ("server_max_window_bits", "client_max_window_bits")
 _LARGEST = 15  # what a window parameter means by its absence
 _WINDOW_BITS = re.compile(r"[89]|1[0-5]")
 _MESSAGE_TAIL = b"\x00\x00\xff\xff"  # what the sender cut off the end of each message (RFC 7692 section 7.2.1)
+_UP_TO_TAIL = -len(_MESSAGE_TAIL)
 _PIECE = 4096  # bytes inflated at once, for what follows the end of a stream is copied each time
 
 
@@ -115,7 +116,8 @@ class DeflateExtension(PerMessageDeflate):
         context, and the next message begins a new one.
         """
         compressor, self._compressor = self._compressor, None
-        threshold, frames = self._settings.threshold, list[Buffer]()
+        frames: list[Buffer] = []
+        threshold = self._settings.threshold
         for message in messages:
             opcode, payload, size = message
             if size < threshold and isinstance(payload, bytes):
@@ -125,7 +127,7 @@ class DeflateExtension(PerMessageDeflate):
                 compressor = self._new_compressor()
             if isinstance(payload, bytes):
                 data = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
-                frames.append(compressed_frame(opcode, data[: -len(_MESSAGE_TAIL)], first=True, last=True))
+                frames.append(compressed_frame(opcode, data[:_UP_TO_TAIL]))
             else:
                 frames.append(b"".join(_fragments(compressor, opcode, payload)))
         self._used = None if self.client_no_context_takeover else compressor
@@ -145,21 +147,21 @@ class DeflateExtension(PerMessageDeflate):
 
         None if it is damaged, or goes on after the end of a DEFLATE stream: then wsproto is to have the frame.
         """
-        inflated = self.inflated
+        inflated, stream = self.inflated, self._stream
         index = number - inflated[0][0] if inflated else 0
-        if index == len(inflated) and not payload:
-            # The tail alone would be taken for the rest of what the message before has left open.
-            inflated.append((number, b""))
-        elif index == len(inflated):
-            if self._stream is None:
-                self._stream = zlib.decompressobj(-self._window_bits)
-            try:
-                content = map(self._stream.decompress, (payload + _MESSAGE_TAIL,), (self._limit,))
-                inflated.extend(zip((number,), content))  # noqa: B905  # strict=True would ask for a second one
-            except zlib.error as error:
-                self._damaged(error)
-                return None
-        stream = self._stream
+        if index == len(inflated):
+            if not payload:
+                # The tail alone would be taken for the rest of what the message before has left open.
+                inflated.append((number, b""))
+            else:
+                if stream is None:
+                    self._stream = stream = zlib.decompressobj(-self._window_bits)
+                try:
+                    content = map(stream.decompress, (payload + _MESSAGE_TAIL,), (self._limit,))
+                    inflated.extend(zip((number,), content))  # noqa: B905  # strict=True would ask for a second one
+                except zlib.error as error:
+                    self._damaged(error)
+                    return None
         if stream is not None and index == len(inflated) - 1:
             if stream.eof and stream.unused_data != _MESSAGE_TAIL:
                 return None
@@ -317,8 +319,8 @@ def _fragments(compressor: zlib._Compress, opcode: int, parts: Sequence[bytes]) 
     for number, part in enumerate(parts):
         data = compressor.compress(part)
         if number == last:
-            data = (data + compressor.flush(zlib.Z_SYNC_FLUSH))[: -len(_MESSAGE_TAIL)]
-        yield compressed_frame(opcode, data, first=number == 0, last=number == last)
+            data = (data + compressor.flush(zlib.Z_SYNC_FLUSH))[:_UP_TO_TAIL]
+        yield compressed_fragment(opcode, data, first=number == 0, last=number == last)
 
 
 def _joined(content: bytes | CloseReason, rest: bytes | CloseReason) -> bytes | CloseReason:

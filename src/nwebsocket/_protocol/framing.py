@@ -44,8 +44,13 @@ def close_frame(payload: bytes) -> bytes:
     return _small_frame(_FIN | _CLOSE, payload, _new_key())
 
 
-def compressed_frame(opcode: int, payload: bytes, *, first: bool, last: bool) -> Buffer:
-    """A data frame of a compressed message: RSV1 is set on the first one (RFC 7692 section 6)."""
+def compressed_frame(opcode: int, payload: bytes) -> Buffer:
+    """The frame of a message that is compressed: RSV1 is set (RFC 7692 section 6)."""
+    return (_small_frame if len(payload) < _SMALL else _large_frame)(_FIN | _RSV1 | opcode, payload, _new_key())
+
+
+def compressed_fragment(opcode: int, payload: bytes, *, first: bool, last: bool) -> Buffer:
+    """The same of one in several frames: RSV1 is set on the first one."""
     head = (_RSV1 | opcode) if first else _CONTINUATION
     return _frame(_FIN | head if last else head, payload, _new_key())
 
