@@ -75,7 +75,7 @@ _JSON = f"JSON of {TICK_SIZE} B"
 def _default(
     name: str,
     title: str,
-    clients: tuple[str, ...] = (*_WAYS, _RECONNECTING_CALLBACKS, *PEERS),
+    clients: tuple[str, ...] = (*_WAYS, _RECONNECTING_CALLBACKS, *ALL),
     server: str = "websockets",
     **how: Any,
 ) -> Row:
@@ -86,8 +86,8 @@ def _default(
 _DEFAULT = (
     _default("json", f"{_JSON}, one at a time"),
     _default("4k", "4 KiB of English, one at a time", arguments=("prose", 1)),
-    _default("json-64", f"{_JSON}, 64 in flight", (*_WAYS, *PEERS), arguments=("ticks", 64)),
-    _default("json-1024", f"{_JSON}, 1,024 in flight", (*_WAYS, *PEERS), arguments=("ticks", 1024)),
+    _default("json-64", f"{_JSON}, 64 in flight", (*_WAYS, *ALL), arguments=("ticks", 64)),
+    _default("json-1024", f"{_JSON}, 1,024 in flight", (*_WAYS, *ALL), arguments=("ticks", 1024)),
     _default(
         "received",
         f"{TICKS:,} times {_JSON} received",
@@ -100,7 +100,7 @@ _DEFAULT = (
     _default(
         "query",
         "that JSON with a tag, made and read: query(), or by hand",
-        ("nwebsocket, query", "nwebsocket", "websockets", "websocket-client", "simple-websocket", "curl_cffi"),
+        ("nwebsocket, query", "nwebsocket", *SYNCHRONOUS, "raw socket"),
         job="tagged",
         arguments=(),
     ),

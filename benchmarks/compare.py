@@ -11,8 +11,9 @@ default  What users get: default options on both sides, against servers as users
          time to theirs: of pairs of the same round, and of those the median. In "received" the server, which sends the
          messages one by one, may be the slower side: there the CPU time tells more.
 plain    No compression, each client as its documentation says is fastest, one connection for each row, against a server
-         in C. "ratio" is nwebsocket's figure to the client's, of pairs in the same way. The raw socket is no client,
-         but the floor under all (see _raw.py).
+         in C. "ratio" is nwebsocket's figure to the client's, of pairs in the same way.
+
+The raw socket is no client, but the floor under all (see _raw.py).
 
 Every client runs in a process of its own. Before each measured round comes an unmeasured one of a fifth of its length.
 The figures are medians of the rounds; the ratios tell more than the figures, which depend on the machine and on what

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from wsproto import events, utilities
 from wsproto.connection import ConnectionType
-from wsproto.extensions import Extension
 from wsproto.handshake import H11Handshake
 
 from .._base.shortcuts import taken
@@ -132,7 +131,7 @@ class Handshake:
                 events.Request(
                     host=_AsciiHost(request.host),
                     target=request.target,
-                    extensions=list[Extension](self._offered),
+                    extensions=[*self._offered],
                     extra_headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in request.headers],
                     subprotocols=list(request.protocols),
                 )

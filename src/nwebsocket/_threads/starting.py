@@ -19,7 +19,8 @@ def start(thread: threading.Thread) -> None:
     if threading.current_thread() is not threading.main_thread():
         thread.start()
         return
-    started, errors = threading.Lock(), list[RuntimeError]()
+    started = threading.Lock()
+    errors: list[RuntimeError] = []
     started.acquire()
 
     def start_here() -> None:
