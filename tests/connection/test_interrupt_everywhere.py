@@ -250,7 +250,7 @@ class Returning(QueryMixin, ReconnectingWebSocket):
     pass
 
 
-_FILLER = random.Random(1).randbytes(100_000).hex()
+_FILLER = random.Random(1).randbytes(1_000_000).hex()
 
 
 class Talk:
@@ -537,7 +537,7 @@ def is_full(talk: Talk) -> None:
         if talk.bridge.outgoing.over_limit():
             time.sleep(0.0005)
         else:
-            talk.send(talk.new(400_000))  # far more than the system may take a moment later
+            talk.send(talk.new(2_000_000))  # far more than the system may take a moment later
 
     def read() -> None:
         while not talk.bridge.waiters.senders and not talk.noting.may_read.is_set() and time.monotonic() < deadline:

@@ -117,10 +117,7 @@ class Writer:
         return True
 
     def _frame_new(self, message: Message) -> None:
-        if self._compresses and not self._outgoing.keeps:
-            frames, in_batch = self._deflate.frames_of((message,))[0], NOTHING_KEPT  # _framed() without the call
-        else:
-            frames, in_batch = self._framed([message])
+        frames, in_batch = self._framed([message])
         self._outgoing.has_framed(frames, 1, message[2], in_batch, new=True)
         if self._compresses:
             self._deflate.keep_context()
