@@ -185,7 +185,7 @@ def test_no_class_is_longer_than_can_be_known() -> None:
 def test_the_protocol_does_no_input_or_output() -> None:
     pure = [name for name in MODULES if room_of(name) == "_protocol" and name != "_protocol.found_numpy"]
     assert len(pure) > 10
-    for name in [*pure, "_connection.backoff", "_network.proxies", "_base.fast_json", *FLOORS[0] - {"_base"}]:
+    for name in [*pure, "_connection.backoff", "_network.proxies", "_base.json_text", *FLOORS[0] - {"_base"}]:
         assert not imports_at_run_time(name) & {"socket", "ssl", "threading", "time"}, name
 
 

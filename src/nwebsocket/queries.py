@@ -25,7 +25,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ._base.clock import monotonic
-from ._base.fast_json import decode, encode
+from ._base.json_text import decode, encode
 from ._base.log import log
 from ._base.logger import contains
 from ._base.numbers import count_of

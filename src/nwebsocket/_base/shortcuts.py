@@ -9,7 +9,6 @@
 ``lending``          the thread that waits for a message reads the socket itself; without, the next one is off, too
 ``burst_end``        the last messages of a burst are written by the thread that comes to recv()
 ``brief_poll``       with handlers on the loop, that waits for the socket without curio
-``fast_json``        the encoder of `json` is made once, for queries
 
 What one gains is told by ``python benchmarks/compare.py --without NAME``.
 """
@@ -18,7 +17,7 @@ from __future__ import annotations
 
 import os
 
-KNOWN = frozenset({"fast_lane", "plain_handshake", "lending", "burst_end", "brief_poll", "fast_json"})
+KNOWN = frozenset({"fast_lane", "plain_handshake", "lending", "burst_end", "brief_poll"})
 
 _without = frozenset(os.environ.get("NWEBSOCKET_WITHOUT", "").replace(",", " ").split())
 if not _without <= KNOWN:
