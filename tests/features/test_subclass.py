@@ -406,12 +406,12 @@ def test_an_exception_in_init_closes_the_connection_and_leaves_nothing(open_firs
     left = threading.Event()
 
     def script(peer: Peer) -> None:
-        peer.accept()
         try:
+            peer.accept()
             frames = peer.read_until_close()
             assert len(frames) == 1
             peer.send(close_frame(1001))
-        except EOFError:
+        except (EOFError, ConnectionResetError):  # it was given up before it was open
             assert not open_first
         finally:
             left.set()
