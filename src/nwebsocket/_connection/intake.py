@@ -97,7 +97,7 @@ class Intake:
         self._heard = 0.0  # when something came last; monotonic clock
         self._gap = inf  # seconds between that and what came before
         self._lendable = AVAILABLE and protocol.lane is not None  # to threads that wait for messages
-        self._may_lend = False  # ... and there was one for what has just come
+        self._may_lend = False  # ... and there is one: see _is_one_to_lend_to()
         self._reader: Reader | None = None  # None before the socket was first lent
         self._room: Event | None = None  # while reading waits for room
         self._full_inbox_told = False
