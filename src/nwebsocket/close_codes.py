@@ -47,6 +47,8 @@ def check_close(code: int | None, reason: str) -> None:
 
     Raises InvalidClose (a ValueError) for a value that may not be sent, and TypeError for one of the wrong type.
     """
+    if code is None and reason == "" and type(reason) is str:  # most often
+        return
     _check_code(code)
     _check_reason(reason)
 

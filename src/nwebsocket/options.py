@@ -6,7 +6,6 @@ import inspect
 import os
 import re
 import socket
-import ssl as tls
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter, is_
@@ -21,6 +20,7 @@ from ._protocol.url import URL, basic_authorization
 from .exceptions import InvalidArgument
 
 if TYPE_CHECKING:
+    import ssl as tls
     from http.cookiejar import CookieJar
 
     from ._protocol.cookies import Cookies
@@ -143,8 +143,8 @@ class Options:
     output: Literal["cell"] | None = None
 
     def __post_init__(self) -> None:
-        if self.ssl is not None and not isinstance(self.ssl, tls.SSLContext):
-            raise TypeError(f"ssl must be an ssl.SSLContext or None, not {type(self.ssl).__name__}")
+        if self.ssl is not None:
+            _check_context(self.ssl)
         deflate_of(self.compression)  # raises
         if self.callbacks not in _CALLBACKS:
             raise _no_choice("callbacks", self.callbacks, _CALLBACKS)
@@ -309,8 +309,17 @@ def _checked_path(path: str | bytes | os.PathLike[str]) -> str | bytes:
     return path
 
 
+def _check_context(context: Any) -> None:
+    import ssl  # who has a context has imported it already
+
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"ssl must be an ssl.SSLContext or None, not {type(context).__name__}")
+
+
 def _check_connected(sock: Any) -> None:
-    if isinstance(sock, tls.SSLSocket):
+    import ssl
+
+    if isinstance(sock, ssl.SSLSocket):
         raise TypeError("sock must be a plain socket, not an SSLSocket: TLS is done by the WebSocket, for a wss:// URL")
     if not isinstance(sock, socket.socket):
         raise TypeError(f"sock must be a socket.socket or None, not {type(sock).__name__}")

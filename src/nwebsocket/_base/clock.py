@@ -6,13 +6,13 @@ another function. A loop whose time stands still would wait for ever.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
+from importlib.machinery import BuiltinImporter
 
-_spec = importlib.util.find_spec("time")
+_spec = BuiltinImporter.find_spec("time")
 assert _spec is not None
-assert _spec.loader is not None
-_time = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_time)
+_time = BuiltinImporter.create_module(_spec)
+assert _time is not None
+BuiltinImporter.exec_module(_time)
 
 monotonic: Callable[[], float] = _time.monotonic

@@ -163,7 +163,8 @@ class Bridge:
         try:
             self._ask_to_close(code, reason)
         finally:
-            self.trace("=", "close() is called")  # last: a log handler of the user's may raise
+            if self.trace.on:
+                self.trace("=", "close() is called")  # last: a log handler of the user's may raise
 
     def _ask_to_close(self, code: int | None, reason: str) -> None:
         try:

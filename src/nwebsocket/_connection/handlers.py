@@ -151,8 +151,8 @@ class Handlers:
         """The on... attribute, if it is a handler. It may be a property, and the socket may have a `__getattr__`."""
         owner, name = self._owner(), f"on{event_type}"
         try:
-            handler = getattr(owner, name, None)
-            return handler if _is_handler(handler, self._defaults[name]) else None
+            handler: Callable[..., Any] | None = getattr(owner, name, None)
+            return None if getattr(handler, "__func__", None) is self._defaults[name] else handler
         except BaseException:
             self._not_looked_up(owner, name)
             return None
@@ -183,9 +183,5 @@ def check_methods(owner: Any, defaults: dict[str, Any]) -> None:
     """Raise TypeError if a method of a subclass cannot be the handler that its name says."""
     for name in HANDLER_NAMES:
         handler = getattr(owner, name)
-        if _is_handler(handler, defaults[name]):
+        if handler is not None and getattr(handler, "__func__", None) is not defaults[name]:
             check_handler(name, handler, always_with_argument=name in WITH_ARGUMENT)
-
-
-def _is_handler(handler: Any, default: Any) -> bool:
-    return handler is not None and getattr(handler, "__func__", None) is not default

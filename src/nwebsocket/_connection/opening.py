@@ -78,12 +78,14 @@ class Opening:
         if self._begun is None or self._url.secure or self._trace.on or not is_connected(self._begun[0]):
             return
         self._begun = self._begun[0], 0  # whatever happens to it from now on
-        with contextlib.suppress(InvalidArgument, OSError):  # run() meets it again
+        try:
             headers = _with_cookie(self._first_headers, self._cookie(self._url))
             protocol = Protocol(self._request(self._url, headers))
             request = protocol.handshake()
             sent = self._begun[0].send(request)
-            self._asked = protocol, request[sent:], sent
+        except (InvalidArgument, OSError):
+            return  # run() meets it again
+        self._asked = protocol, request[sent:], sent
 
     async def run(self) -> None:
         """Connect and shake hands, following redirects.
@@ -93,16 +95,16 @@ class Opening:
         url, headers = self._url, self._first_headers
         if self._trace.on:
             self._trace.begin(url.shown)
-        asked: set[tuple[str, str | None]] = set()
+        asked: list[tuple[URL, str | None]] = []
         cookie = self._cookie(url)
         while True:
-            asked.add((url.href, cookie))
+            asked.append((url, cookie))
             try:
                 return await self._open(url, _with_cookie(headers, cookie))
             except HandshakeError as refusal:
                 url = self._redirected(refusal)
                 cookie = self._cookie(url)
-                if (url.href, cookie) in asked:
+                if any(url.href == before.href and cookie == sent for before, sent in asked):
                     raise _not_followed(refusal, f"the redirects go in a circle, back to {url.shown}") from None
             if url.origin != self.route[-1].origin:
                 headers = tuple(pair for pair in headers if pair[0].lower() not in _BOUND_TO_ORIGIN)
@@ -125,7 +127,8 @@ class Opening:
 
     def _enter(self, stage: str) -> None:
         self._stage = stage
-        self._trace("=", stage)
+        if self._trace.on:
+            self._trace("=", stage)
 
     async def _open(self, url: URL, headers: HeaderPairs) -> None:
         self.transport = self.protocol = None
@@ -180,9 +183,6 @@ class Opening:
             lines = [line.partition(": ") for line in request.decode("latin-1").split("\r\n")[1:-2]]
             self._trace.head(">", f"GET {url.shown} HTTP/1.1", [(name, value) for name, _, value in lines])
         transport.send(request)
-        with contextlib.suppress(OSError):  # what the server may have said before it hung up tells more
-            while not transport.flush():
-                await transport.wait_writable()
         try:
             await self._receive_response(transport, protocol)
         finally:
@@ -204,6 +204,11 @@ class Opening:
         )
 
     async def _receive_response(self, transport: Transport, protocol: Protocol) -> None:
+        try:
+            while not transport.flush():
+                await transport.wait_writable()
+        except OSError:  # what the server may have said before it hung up tells more
+            self._enter("reading the server's answer to half a request")
         while not protocol.receive_response(await transport.receive()):
             if protocol.refusal() is not None:
                 await self._receive_refusal(transport, protocol)
@@ -245,6 +250,8 @@ class Opening:
 
 def _with_authorization(headers: HeaderPairs, url: URL) -> HeaderPairs:
     """The headers with the credentials of the URL, unless they have others."""
+    if url.credentials is None:
+        return headers
     authorization = url.authorization()
     if authorization is None or any(name.lower() == "authorization" for name, _ in headers):
         return headers

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from .._base.log import Trace
-from .._network.tls import default_tls_context
 from .._protocol.url import URL
 from .._threads import the_loop
 from ..options import Options
@@ -162,4 +161,7 @@ def _loop_side() -> tuple[type[Opening], type[Session]]:
 def make_default_tls_context(url: URL, proxy: Proxy | None, options: Options) -> None:
     """Make it if it is needed: that is slow the first time, and on the loop thread others would feel it."""
     if options.ssl is None and (url.secure or (proxy is not None and proxy.scheme == "https")):
+        with the_loop.importing:
+            from .._network.tls import default_tls_context
+
         default_tls_context()

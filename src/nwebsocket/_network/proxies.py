@@ -8,7 +8,6 @@ browsers. No message of this module contains the credentials of a proxy.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -109,6 +108,8 @@ def _is_loopback(host: str) -> bool:
     """Whether it is this machine itself, by a name that may mean nothing else (RFC 6761 section 6.3) or an address."""
     if ":" not in host:
         return _LOOPBACK.fullmatch(host) is not None
+    import ipaddress
+
     with suppress(ValueError):
         address = ipaddress.IPv6Address(host)
         return (address.ipv4_mapped or address).is_loopback
@@ -131,6 +132,8 @@ def _matches(url: URL, entry: str) -> bool:
     """Whether ``entry`` is ``*``, an address, a network (10.0.0.0/8), or a name, which means its subdomains, too."""
     if entry == "*":
         return True
+    import ipaddress
+
     with suppress(ValueError):
         return ipaddress.ip_address(url.host) in ipaddress.ip_network(entry.strip("[]"), strict=False)
     name, port = entry, ""

@@ -216,12 +216,15 @@ class Transport(Output):
 
         Only known without TLS.
         """
-        if self._tls is None:
-            with suppress(OSError):
-                if not self._sock.recv(1, socket.MSG_PEEK):
-                    self._drained = False  # so there is nothing to wait for
-                    return True
-        return False
+        if self._tls is not None:
+            return False
+        try:
+            ended = not self._sock.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return False
+        if ended:
+            self._drained = False  # so there is nothing to wait for
+        return ended
 
     def shutdown(self) -> None:
         """Say that nothing more will be sent: half-close TCP, or send TLS's close_notify. Call `flush` before.

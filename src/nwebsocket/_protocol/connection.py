@@ -51,6 +51,7 @@ _FRAMES = 256  # ... and after so many frames, some milliseconds
 _TURNS = 64  # ... and after so many turns from the lane to wsproto and back
 # ... and after MUCH bytes of messages: a chunk may inflate to a thousand times as much.
 
+_NO_STATUS = CloseCode.NO_STATUS_RECEIVED.value
 # The codes of which wsproto makes nothing else: the registered ones that it knows, and those for applications.
 _PLAIN_CLOSE_CODES = frozenset({*CloseReason, *range(3000, 5000)}.difference(LOCAL_ONLY_CLOSE_REASONS))
 
@@ -406,7 +407,7 @@ def _plain_close(code: int | None, reason: str) -> bytes | None:
 def _parsed_plain_close(payload: bytes) -> PeerClose | None:
     """What the payload of the server's Close frame says, or None if wsproto is to judge it."""
     if not payload:
-        return PeerClose(CloseCode.NO_STATUS_RECEIVED.value, "")
+        return PeerClose(_NO_STATUS, "")
     code = int.from_bytes(payload[:2], "big")
     if code not in _PLAIN_CLOSE_CODES:
         return None

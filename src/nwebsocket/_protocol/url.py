@@ -10,14 +10,11 @@ No error message of this module contains the credentials of a URL, however malfo
 from __future__ import annotations
 
 import base64
-import encodings.idna
 import functools
-import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NoReturn
-from urllib.parse import unquote_to_bytes
 
 from .._base.escape import MOST_SHOWN, in_short
 from ..exceptions import InvalidArgument, InvalidURL
@@ -190,6 +187,8 @@ def parse_protocols(protocols: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def _as_tuple(protocols: Iterable[str]) -> tuple[str, ...]:
+    if type(protocols) is tuple:
+        return protocols
     if isinstance(protocols, (bytes, bytearray)) or not isinstance(protocols, Iterable):
         raise TypeError(f"protocols must be a str or an iterable of str, not {type(protocols).__name__}")
     return tuple(protocols)
@@ -263,9 +262,16 @@ def _parse_credentials(userinfo: str) -> str | None:
     user, _, password = userinfo.partition(":")
     if not user and not password:
         return None
-    return unquote_to_bytes(f"{user}:").decode("utf-8", "surrogateescape") + unquote_to_bytes(password).decode(
-        "utf-8", "surrogateescape"
-    )
+    return ":".join(_decoded(part, "surrogateescape") for part in (user, password))
+
+
+def _decoded(text: str, errors: str) -> str:
+    """The text with its %XX decoded, as UTF-8."""
+    if text.isascii() and "%" not in text:
+        return text
+    from urllib.parse import unquote_to_bytes  # few URLs need it
+
+    return unquote_to_bytes(text).decode("utf-8", errors)
 
 
 def _parse_host(host: str) -> str:
@@ -275,7 +281,7 @@ def _parse_host(host: str) -> str:
         return _parse_ipv6(host)
     if len(host) > _LONGEST_HOST_GIVEN:
         raise Problem(f"the host name has {len(host):,} characters; one may have {_LONGEST_HOST} bytes")
-    domain = _to_ascii(unquote_to_bytes(host).decode("utf-8", "replace"))
+    domain = _to_ascii(_decoded(host, "replace"))
     if forbidden := _FORBIDDEN_IN_HOST.search(domain):
         raise Problem(f"the host name contains {forbidden[0]!r}")
     labels = domain.removesuffix(".").split(".")
@@ -311,6 +317,8 @@ def _to_ascii(domain: str) -> str:
 
 def _label_to_ascii(label: str) -> str:
     # ToASCII refuses an empty label, which the URL standard allows; a soft hyphen alone is one.
+    import encodings.idna  # few hosts need it
+
     prepared = encodings.idna.nameprep(label)
     return encodings.idna.ToASCII(prepared).decode("ascii") if prepared else ""
 
@@ -322,7 +330,7 @@ def _parse_ipv4(labels: list[str]) -> str:
     if len(numbers) > 4 or any(number > 255 for number in leading) or last >= 256 ** (5 - len(numbers)):
         raise Problem("the host is not a valid IPv4 address")
     value = last + sum(number << 8 * (3 - position) for position, number in enumerate(leading))
-    return str(ipaddress.IPv4Address(value))
+    return ".".join(map(str, value.to_bytes(4, "big")))
 
 
 def _parse_ipv4_number(label: str) -> int:
@@ -337,6 +345,8 @@ def _parse_ipv4_number(label: str) -> int:
 def _parse_ipv6(host: str) -> str:
     if "%" in host:
         raise Problem("an IPv6 zone id ('%...') is not allowed in a URL, as in browsers")
+    import ipaddress  # few hosts need it
+
     try:
         address = ipaddress.IPv6Address(host[1:].removesuffix("]") if host.endswith("]") else "")
     except ValueError:

@@ -44,19 +44,14 @@ _COURTESY = 1e-3
 """Seconds that the loop waits for a thread to return from post(), at most."""
 
 
-# To make one for each post() takes as long as the rest of it.
-_CLOSED, _EMPTY = contextlib.suppress(OSError), contextlib.suppress(BlockingIOError)
-
-
 class _Commands(UniversalQueue):  # type: ignore[misc]
     """curio's queue between threads, without a bound and without its mutex.
 
-    It is made with ``withfd=True``, and the one consumer waits for its descriptor, never inside ``get()``. So no
-    ``get()`` is ever suspended, and the ways in which curio 1.6 loses data there are out of reach: a cancelled
-    ``get()`` drops an item; ``put()`` completes a getter's Future in several steps, between which a KeyboardInterrupt
-    leaves the consumer asleep for ever. What is left of its critical sections is an append and a popleft, which are
-    atomic. The mutex would be in the way: a re-entered ``put()`` waits for it for ever, and so does any thread while
-    the one that holds it runs a signal handler.
+    It is made with ``withfd=True``, and the one consumer waits for its descriptor, never inside ``get()``. So the ways
+    in which curio 1.6 loses data there are out of reach: a cancelled ``get()`` drops an item; ``put()`` completes a
+    getter's Future in several steps, between which a KeyboardInterrupt leaves the consumer asleep for ever. What is
+    left of its critical sections is an append and a popleft, which are atomic. The mutex would be in the way: a
+    re-entered ``put()`` waits for it for ever, and so does any thread while its holder runs a signal handler.
     """
 
     def put(self, item: Command) -> None:
@@ -64,19 +59,28 @@ class _Commands(UniversalQueue):  # type: ignore[misc]
         self._queue.append(item)
         self.wake()
 
-    def _get(self) -> tuple[Command, None]:
-        return self._queue.popleft(), None
+    def take_all(self) -> list[Command]:
+        """On the loop thread: curio's get() takes one, with six calls."""
+        queue = self._queue
+        commands = []
+        while queue:
+            commands.append(queue.popleft())
+        return commands
 
     def wake(self) -> None:
         """Have the consumer look."""
-        with _CLOSED:  # the loop has ended
+        try:  # contextlib.suppress() takes as long as the rest of post()
             self._put_send()
+        except OSError:  # the loop has ended
+            return
 
     def forget_wakes(self) -> None:
         """Before the consumer looks: who appends later wakes it again."""
-        with _EMPTY:
+        try:
             while len(self._get_sock.recv(4096)) == 4096:
                 pass
+        except BlockingIOError:
+            return
 
     def close(self) -> None:
         """curio does this only when the queue is collected, which a traceback somewhere may put off."""
@@ -126,7 +130,7 @@ class LoopThread:
         self._posting = threading.Lock()
         self._timers: list[Timer] = []  # a heap
         self._timers_changed = Event()  # the first of them is a new one
-        self._alive = True
+        self.alive = True
         self.ident: int | None = None
         self._thread = threading.Thread(target=self._run, name="nwebsocket-loop", daemon=True)
 
@@ -135,15 +139,11 @@ class LoopThread:
         try:
             starting.start(self._thread)
         except RuntimeError as error:
-            self._alive = False
+            self.alive = False
             self._queue.close()
             self._forget_kernel()
             raise RuntimeError(f"{_CANNOT_START}: {error}") from error
         self.ident = self._thread.ident
-
-    @property
-    def alive(self) -> bool:
-        return self._alive
 
     def is_current(self) -> bool:
         """Whether the caller runs on this loop's thread."""
@@ -154,7 +154,7 @@ class LoopThread:
 
         From any thread, whatever that has been interrupted in: rule 1.
         """
-        if self._alive:
+        if self.alive:
             posting = self._posting
             first = posting.acquire(blocking=False)
             try:
@@ -166,7 +166,7 @@ class LoopThread:
             finally:
                 if first:
                     posting.release()
-        return self._alive
+        return self.alive
 
     def spawn(self, function: Command) -> bool:
         """Have `function` run as a task of its own on the loop thread. False if the loop has ended."""
@@ -203,7 +203,7 @@ class LoopThread:
 
     def abandon_after_fork(self) -> None:
         """In a forked child, where this loop's thread does not exist: make sure that nobody waits for it."""
-        self._alive = False
+        self.alive = False
         self._forget_kernel()
 
     def _forget_kernel(self) -> None:
@@ -218,20 +218,20 @@ class LoopThread:
         except BaseException:
             log.critical("the loop thread has crashed; all connections are lost", exc_info=True)
         finally:
-            self._alive = False
+            self.alive = False
             self._queue.close()
             for hook in self._end_hooks:
                 hook(self)
 
     async def _main(self) -> None:
         await spawn(self._keep_time, daemon=True)
-        while self._alive:
+        while self.alive:
             await wait_readable(self._queue)
             await self._run_taken()
 
     async def _run_taken(self) -> None:
         """Not in _main(), whose variables would hold the last command, and its connection, for as long as it waits."""
-        for command in await self._take():
+        for command in self._take():
             await _run_command(command)
 
     async def _keep_time(self) -> None:
@@ -250,13 +250,10 @@ class LoopThread:
             if command is not None:
                 await _run_command(command)
 
-    async def _take(self) -> list[Command]:
+    def _take(self) -> list[Command]:
         self._let_poster_go_on()
         self._queue.forget_wakes()
-        commands = []
-        while not self._queue.empty():
-            commands.append(await self._queue.get())
-        return commands
+        return self._queue.take_all()
 
     def _let_poster_go_on(self) -> None:
         posting = self._posting
@@ -266,7 +263,7 @@ class LoopThread:
             self._posting = threading.Lock()
 
     async def _end(self) -> None:
-        self._alive = False
+        self.alive = False
 
 
 def _check_descriptors() -> None:

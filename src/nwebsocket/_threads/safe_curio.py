@@ -57,7 +57,6 @@ with _lend_names():
         spawn,
     )
     from curio.errors import CancelledError
-    from curio.io import _Fd as Descriptor
     from curio.traps import _get_kernel, _set_timeout, _unset_timeout
     from curio.traps import _read_wait as wait_readable
     from curio.traps import _write_wait as wait_writable
@@ -87,6 +86,18 @@ __all__ = [
     "wait_readable",
     "wait_writable",
 ]
+
+
+class Descriptor:
+    """A descriptor to wait for; not the number itself, for which curio would have to ask the system twice a wait.
+
+    What it is asked for is answered in C, as curio's own class for that does not.
+    """
+
+    __slots__ = ("fileno",)
+
+    def __init__(self, number: int) -> None:
+        self.fileno = number.__index__
 
 
 async def before(deadline: float | None, coroutine: Coroutine[Any, Any, T]) -> T:
