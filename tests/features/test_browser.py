@@ -2,7 +2,7 @@
 
 The numbers in the names count the points in the order in which a connection lives: 1-9 constructor and URL, 10-16
 opening handshake, 17-23 send, 24-30 close, 31-37 events. They follow the WHATWG WebSockets standard
-(websockets.spec.whatwg.org) and RFC 6455, but for the departures that README.md lists.
+(websockets.spec.whatwg.org) and RFC 6455, but for the departures that docs/porting.md lists.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What users see when something goes wrong: the table of the README against real runs, and the memory that hostile
-servers can have a client take.
+"""What users see when something goes wrong: the table of docs/failures.md against real runs, and the memory
+that hostile servers can have a client take.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Log
-from failures import BOMB, CASES, DEFLATE, README, ZEROS, Case, Script, deflated, fragments, rows_of, run_case, send
+from failures import BOMB, CASES, DEFLATE, PAGE, ZEROS, Case, Script, deflated, fragments, rows_of, run_case, send
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peers import BINARY, LIMIT, PING, PONG, TEXT, Peer, RawServer, close_frame, frame, text
@@ -26,21 +26,21 @@ from nwebsocket import ConnectionClosed, WebSocket
 
 SOURCE = str(Path(nwebsocket.__file__).parents[1])
 
-needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the README has the words of Linux's C library")
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the page has the words of Linux's C library")
 
 
 @needs_linux
 @pytest.mark.parametrize(
     "case", [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else []) for case in CASES]
 )
-def test_the_readme_says_what_a_user_sees(case: Case, log: Log) -> None:
+def test_the_page_says_what_a_user_sees(case: Case, log: Log) -> None:
     row = str(run_case(case))
-    assert row in rows_of(README.read_text(encoding="utf-8"))
+    assert row in rows_of(PAGE.read_text(encoding="utf-8"))
     assert log.warnings() == []
 
 
-def test_the_readme_has_these_cases_and_no_others() -> None:
-    names = [row.split(" | ")[0].removeprefix("| ") for row in rows_of(README.read_text(encoding="utf-8"))]
+def test_the_page_has_these_cases_and_no_others() -> None:
+    names = [row.split(" | ")[0].removeprefix("| ") for row in rows_of(PAGE.read_text(encoding="utf-8"))]
     assert names == [case.name for case in CASES]
 
 

@@ -1,4 +1,4 @@
-"""The promises of the README that are about amounts: how many, how much, how long, at which speed.
+"""The promises of the documentation that are about amounts: how many, how much, how long, at which speed.
 
 Every run measures at a moderate size; NWEBSOCKET_FULL=1 measures at the size that is promised, for minutes. Each
 test prints what it has measured in a line that begins with "measured: ".

@@ -1,4 +1,4 @@
-"""Every code block of the README is run, against servers of its own, and must do what it says.
+"""Every code block of the README and of `docs` is run, against servers of its own, and must do what it says.
 
 What a block may count on:
 
@@ -56,7 +56,8 @@ from until import until
 
 import nwebsocket
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 #: Blocks that are not run here, by their first lines, and why.
 ELSEWHERE = {
@@ -68,6 +69,9 @@ ELSEWHERE = {
     ),
     "pip install -e '.[examples]' && python examples/chat/server.py": "test_chat.py runs the server",
     "from client import ChatClient, find_token": "test_chat.py runs this with that server",
+    "python tests/system/simulate.py --runs 1000                 # every scenario so often, by all cores": (
+        "test_simulation.py runs it"
+    ),
     "pip install --no-deps --target old nwebsocket==1.0.0": "the benchmarks take many minutes",
 }
 
@@ -87,8 +91,9 @@ PROXIES: dict[str, Callable[[], contextlib.AbstractContextManager[programs.Progr
 
 @dataclass
 class Block:
-    """A fenced block. ``line`` is that of its first line of code, ``notes`` the comments right before its fence."""
+    """A fenced block of a page. ``line`` is that of its first line of code, ``notes`` the comments before its fence."""
 
+    page: str
     language: str
     line: int
     code: str
@@ -110,7 +115,7 @@ class Block:
         return bool(re.search(r"^def test_", self.code, re.MULTILINE))
 
 
-def blocks_of(markdown: str) -> Iterator[Block]:
+def blocks_of(markdown: str, page: str = "README.md") -> Iterator[Block]:
     """Find the blocks that name a language."""
     lines = iter(enumerate(markdown.splitlines(), 1))
     notes: dict[str, str] = {}
@@ -124,11 +129,11 @@ def blocks_of(markdown: str) -> Iterator[Block]:
                 if line.strip() == "```":
                     break
                 code.append(line)
-            yield Block(fence[1], number + 1, textwrap.dedent("\n".join(code)) + "\n", notes)
+            yield Block(page, fence[1], number + 1, textwrap.dedent("\n".join(code)) + "\n", notes)
         notes = {}
 
 
-BLOCKS = list(blocks_of(README.read_text(encoding="utf-8")))
+BLOCKS = [block for page in PAGES for block in blocks_of(page.read_text(encoding="utf-8"), page.name)]
 
 
 def chains(blocks: list[Block]) -> list[list[Block]]:
@@ -279,7 +284,7 @@ def missing(block: Block, printed: str) -> str | None:
 
 def check_promises(block: Block, printed: str) -> None:
     promise = missing(block, printed)
-    assert promise is None, f"README.md:{block.line}: {promise!r} was not printed, or not in its turn:\n{printed}"
+    assert promise is None, f"{block.page}:{block.line}: {promise!r} was not printed, or not in its turn:\n{printed}"
 
 
 class Session:
@@ -291,13 +296,13 @@ class Session:
         self._names: dict[str, Any] = {"__name__": "readme", "_keep": self._kept.append}
 
     def run(self, block: Block) -> None:
-        tree = ast.parse(self._surroundings.localized(block.code), str(README))
+        tree = ast.parse(self._surroundings.localized(block.code), block.page)
         self._names["url"] = self._surroundings.url(block.code) + "/"
         if not imports_package(tree):
             self._give(tree)
         tree.body = [keeping(node) for node in tree.body]
         ast.increment_lineno(tree, block.line - 1)
-        exec(compile(ast.fix_missing_locations(tree), str(README), "exec"), self._names)
+        exec(compile(ast.fix_missing_locations(tree), block.page, "exec"), self._names)
 
     def _give(self, tree: ast.Module) -> None:
         """Have what an excerpt may use without importing it."""
@@ -361,7 +366,7 @@ def run_program(block: Block, surroundings: Surroundings, *command: str) -> None
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50, env=environment, check=False
     )
-    assert (done.returncode, done.stderr) == (0, ""), f"README.md:{block.line}:\n{done.stdout}{done.stderr}"
+    assert (done.returncode, done.stderr) == (0, ""), f"{block.page}:{block.line}:\n{done.stdout}{done.stderr}"
     check_promises(block, done.stdout)
 
 
@@ -382,17 +387,33 @@ def run(chain: list[Block], surroundings: Surroundings) -> None:
 # --- The tests
 
 
-@pytest.mark.parametrize("chain", chains(BLOCKS), ids=lambda chain: f"line {chain[0].line}")
+@pytest.mark.parametrize("chain", chains(BLOCKS), ids=lambda chain: f"{chain[0].page} line {chain[0].line}")
 def test_block(chain: list[Block], surroundings: Surroundings, log: Log) -> None:
     run(chain, surroundings)
     assert [record.getMessage() for record in log.warnings()] == []
 
 
 def test_no_block_is_overlooked() -> None:
-    fences = re.findall(r"^ *```\w", README.read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(fences) == len(BLOCKS)
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    assert sum(len(re.findall(r"^ *```\w", text, re.MULTILINE)) for text in texts) == len(BLOCKS)
     assert {block.language for block in BLOCKS} == {"python", "sh"}
     assert ELSEWHERE.keys() <= {block.first_line for block in BLOCKS}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *(ROOT / ".github").glob("*.md")], ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        if not target.startswith("https://"):
+            goal = (page.parent / path).resolve() if path else page
+            assert goal.exists(), target
+            assert not anchor or anchor in anchors(goal), target
+
+
+def anchors(page: Path) -> set[str]:
+    """Those of its headings, as hosts for code make them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 # --- The tests of these tests

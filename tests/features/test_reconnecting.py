@@ -980,7 +980,7 @@ def test_a_query_that_has_failed_does_not_go_out() -> None:
 
 
 def test_what_is_not_to_be_kept_and_comes_too_late_is_no_error(log: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """README's way to subscribe, where the connection is lost before onopen has been called."""
+    """The way to subscribe in docs/reconnecting.md, where the connection is lost before onopen has been called."""
 
     class Subscribing(Heard):
         def onclose(self, event: CloseEvent) -> None:

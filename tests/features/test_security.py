@@ -1,4 +1,4 @@
-"""What README's section "Security" promises and no other test shows: what is given gets nowhere else."""
+"""What docs/security.md promises and no other test shows: what is given gets nowhere else."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What goes wrong between a client and the world, and what the user sees: the table of the README, from real runs.
+"""What goes wrong, and what the user sees: the table of docs/failures.md, from real runs.
 
     python tests/support/failures.py           print the table
-    python tests/support/failures.py --write   put it into the README
+    python tests/support/failures.py --write   put it there
 
 A case is a peer, the client's options, and what the user does once the connection is open. `run_case()` opens a
 WebSocket against it as a user would, and gives the row of the table. What differs from run to run is written as PORT,
@@ -29,7 +29,7 @@ from peers import BINARY, CLOSE, CONTINUATION, LIMIT, PING, TEXT, Peer, RawServe
 
 from nwebsocket import CloseEvent, ConnectionClosed, ProtocolError, WebSocket, WebSocketError
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "failures.md"
 BEGIN, END = "<!-- failures -->", "<!-- /failures -->"
 HEAD = "| what happens | what the user sees | the message |\n| --- | --- | --- |\n"
 
@@ -554,7 +554,7 @@ MESSAGES = [
 CASES = [*ADDRESS, *PROXY, *TLS, *HANDSHAKE, *FRAMES, *MESSAGES, *ENDINGS]
 
 
-# --- The README
+# --- The page
 
 
 def table() -> str:
@@ -562,22 +562,22 @@ def table() -> str:
     return HEAD + "".join(f"{run_case(case)}\n" for case in CASES)
 
 
-def rows_of(readme: str) -> list[str]:
-    """The rows of the table in the README."""
-    shown = readme.partition(BEGIN)[2].partition(END)[0].strip()
+def rows_of(page: str) -> list[str]:
+    """The rows of its table."""
+    shown = page.partition(BEGIN)[2].partition(END)[0].strip()
     assert shown.startswith(HEAD)
     return shown.removeprefix(HEAD).splitlines()
 
 
 def main() -> None:
-    """Print the table, or put it into the README."""
+    """Print the table, or put it into the page."""
     shown = table()
     if sys.argv[1:] != ["--write"]:
         print(shown, end="")
         return
-    before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
-    README.write_text(f"{before}{begin}\n{shown}{end}{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{begin}\n{shown}{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which cells there are, and what the README promises for each: every fault at every stage, by both schemes, in all
+"""Which cells there are, and what `docs` promises for each: every fault at every stage, by both schemes, in all
 ways to receive, with and without compression.
 
 The conversation of a cell is: some messages one after the other, each echoed by the client; the message of the stage;
@@ -195,7 +195,7 @@ def total(stage: Stage) -> int:
 
 
 def expected(cell: Cell) -> Expected:
-    """What the README promises."""
+    """What the documentation promises."""
     stage, fault = cell.stage, cell.fault
     if fault in HARMLESS or _is_decided(stage):
         return Expected(total(stage), (None,), (1000,), within=2.0)

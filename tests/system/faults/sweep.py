@@ -55,7 +55,7 @@ def cells_like(cell: Cell, sizes: dict[Direction, int]) -> Iterator[Cell]:
 
 
 def expected(cell: Cell, place: Place) -> Expected:
-    """What the README promises for a cell, given what had passed when the fault struck."""
+    """What the documentation promises for a cell, given what had passed when the fault struck."""
     struck, total = place.relay.struck_at is not None and cell.fault in FAULTS, len(conversation(cell))
     passed = cell.offset if struck and cell.stage.direction == "down" else place.relay.down.passed
     whole = sum(boundary <= passed for boundary in place.talk.boundaries) - 1

@@ -1,4 +1,4 @@
-"""The fault lab: whatever a network does to a connection, at whatever moment, its user sees what the README promises.
+"""The fault lab: whatever a network does to a connection, at whatever moment, its user sees what `docs` promises.
 
     relay.py    what does the harm        matrix.py   the cells, and what is promised for each: begin there
     lab.py      a real server behind it   sweep.py    the same before every single byte of a connection
