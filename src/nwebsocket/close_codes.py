@@ -47,7 +47,7 @@ def check_close(code: int | None, reason: str) -> None:
 
     Raises InvalidClose (a ValueError) for a value that may not be sent, and TypeError for one of the wrong type.
     """
-    if code is None and reason == "" and type(reason) is str:  # most often
+    if code is None and type(reason) is str and not reason:  # most often
         return
     _check_code(code)
     _check_reason(reason)

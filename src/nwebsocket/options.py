@@ -12,6 +12,7 @@ from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from ._base.escape import in_short, name_in_part
+from ._base.late import importing
 from ._base.numbers import real_number, shown, whole_number
 from ._network.proxies import Proxy, parse_proxy, proxy_of_environment
 from ._protocol.compression import Deflate, deflate_of
@@ -317,7 +318,8 @@ def _check_context(context: Any) -> None:
 
 
 def _check_connected(sock: Any) -> None:
-    import ssl
+    with importing():
+        import ssl
 
     if isinstance(sock, ssl.SSLSocket):
         raise TypeError("sock must be a plain socket, not an SSLSocket: TLS is done by the WebSocket, for a wss:// URL")

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from ._base.late import importing
 from ._base.log import log
 from ._base.numbers import count_of
 from ._connection.life import Ending
@@ -26,7 +27,6 @@ from ._connection.parts import make_default_tls_context
 from ._connection.sender import message_of
 from ._protocol.payload import TEXT, Message
 from ._protocol.url import parse_protocols, parse_url
-from ._threads import the_loop
 from .events import CloseEvent
 from .exceptions import InvalidArgument
 from .options import CommonOptions, Headers, Options, check_names, with_options_shown
@@ -123,7 +123,7 @@ class ReconnectingWebSocket(WebSocket):
         protocols: str | Iterable[str] | Callable[[], str | Iterable[str]] = (),
         **options: Unpack[ReconnectingOptions],
     ) -> None:
-        with the_loop.importing:
+        with importing():
             from ._connection.opening import Opening
             from ._connection.session import Session
             from ._connection.supervisor import Supervisor, Target

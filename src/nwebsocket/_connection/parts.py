@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from .._base.late import importing
 from .._base.log import Trace
 from .._protocol.url import URL
 from .._threads import the_loop
@@ -151,7 +152,7 @@ class Parts:
 @functools.cache
 def _loop_side() -> tuple[type[Opening], type[Session]]:
     """Imported with the first connection: see _threads/the_loop.py."""
-    with the_loop.importing:
+    with importing():
         from .opening import Opening
         from .session import Session
 
@@ -161,7 +162,7 @@ def _loop_side() -> tuple[type[Opening], type[Session]]:
 def make_default_tls_context(url: URL, proxy: Proxy | None, options: Options) -> None:
     """Make it if it is needed: that is slow the first time, and on the loop thread others would feel it."""
     if options.ssl is None and (url.secure or (proxy is not None and proxy.scheme == "https")):
-        with the_loop.importing:
+        with importing():
             from .._network.tls import default_tls_context
 
         default_tls_context()

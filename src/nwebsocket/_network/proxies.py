@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from .._base.late import importing
 from .._protocol.url import URL, Problem, basic_authorization, parse_authority, without_secrets
 from ..exceptions import InvalidArgument
 
@@ -108,7 +109,8 @@ def _is_loopback(host: str) -> bool:
     """Whether it is this machine itself, by a name that may mean nothing else (RFC 6761 section 6.3) or an address."""
     if ":" not in host:
         return _LOOPBACK.fullmatch(host) is not None
-    import ipaddress
+    with importing():
+        import ipaddress
 
     with suppress(ValueError):
         address = ipaddress.IPv6Address(host)
@@ -132,7 +134,8 @@ def _matches(url: URL, entry: str) -> bool:
     """Whether ``entry`` is ``*``, an address, a network (10.0.0.0/8), or a name, which means its subdomains, too."""
     if entry == "*":
         return True
-    import ipaddress
+    with importing():
+        import ipaddress
 
     with suppress(ValueError):
         return ipaddress.ip_address(url.host) in ipaddress.ip_network(entry.strip("[]"), strict=False)

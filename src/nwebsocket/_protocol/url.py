@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from .._base.escape import MOST_SHOWN, in_short
+from .._base.late import importing
 from ..exceptions import InvalidArgument, InvalidURL
 
 __all__ = [
@@ -269,7 +270,8 @@ def _decoded(text: str, errors: str) -> str:
     """The text with its %XX decoded, as UTF-8."""
     if text.isascii() and "%" not in text:
         return text
-    from urllib.parse import unquote_to_bytes  # few URLs need it
+    with importing():
+        from urllib.parse import unquote_to_bytes  # few URLs need it
 
     return unquote_to_bytes(text).decode("utf-8", errors)
 
@@ -317,7 +319,8 @@ def _to_ascii(domain: str) -> str:
 
 def _label_to_ascii(label: str) -> str:
     # ToASCII refuses an empty label, which the URL standard allows; a soft hyphen alone is one.
-    import encodings.idna  # few hosts need it
+    with importing():
+        import encodings.idna  # few hosts need it
 
     prepared = encodings.idna.nameprep(label)
     return encodings.idna.ToASCII(prepared).decode("ascii") if prepared else ""
@@ -345,7 +348,8 @@ def _parse_ipv4_number(label: str) -> int:
 def _parse_ipv6(host: str) -> str:
     if "%" in host:
         raise Problem("an IPv6 zone id ('%...') is not allowed in a URL, as in browsers")
-    import ipaddress  # few hosts need it
+    with importing():
+        import ipaddress  # few hosts need it
 
     try:
         address = ipaddress.IPv6Address(host[1:].removesuffix("]") if host.endswith("]") else "")

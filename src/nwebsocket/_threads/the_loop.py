@@ -7,7 +7,6 @@ take far longer than all the rest of `import nwebsocket`, which a program may do
 from __future__ import annotations
 
 import contextlib
-import logging  # noqa: F401 - registers first, below: a fork takes its lock, which imports need, after ours
 import os
 import threading
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING
 
 from .._base import orphan
+from .._base.late import importing
 
 if TYPE_CHECKING:
     from .loop_thread import LoopThread
@@ -31,12 +31,6 @@ _started: dict[int, LoopThread] = {}
 _start_lock = threading.RLock()
 _START_PATIENCE = 1.0  # seconds
 
-# Held while modules of the library are imported late. A fork waits for that: in the child, a module whose import
-# another thread has begun would stay locked.
-importing = threading.RLock()
-_IMPORT_PATIENCE = 5.0  # seconds
-_held_for_fork = False
-
 
 def current() -> LoopThread:
     """The loop thread of this process, started if need be."""
@@ -44,7 +38,7 @@ def current() -> LoopThread:
     loop = _loop
     if loop is not None and loop.alive:
         return loop
-    with importing:
+    with importing():
         from .loop_thread import LoopThread  # takes long, and is not for the lock
 
     _check_interpreter()
@@ -99,19 +93,8 @@ def stop(timeout: float) -> None:
         _loop.stop(timeout)
 
 
-def _before_fork() -> None:
-    global _held_for_fork
-    _held_for_fork = importing.acquire(timeout=_IMPORT_PATIENCE)
-
-
-def _after_fork_in_parent() -> None:
-    if _held_for_fork:
-        importing.release()
-
-
 def _after_fork_in_child() -> None:
-    global _loop, _start_lock, importing
-    importing = threading.RLock()
+    global _loop, _start_lock
     orphan.found(is_loop_thread() or orphan.thread == get_ident())
     _start_lock = threading.RLock()
     for loop in _started.values():
@@ -121,6 +104,4 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-    )
+    os.register_at_fork(after_in_child=_after_fork_in_child)
