@@ -266,6 +266,7 @@ def _wait_until_all_is_known(ws: ReconnectingWebSocket) -> None:
             if not ws.bufferedAmount:
                 return
         time.sleep(0.01)
+    expect(False, f"{ws!r} has had no ping answered for {PATIENCE:g} s")
 
 
 def _accepted(ws: ReconnectingWebSocket, message: str) -> bool:
